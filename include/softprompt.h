@@ -1,0 +1,394 @@
+/* softprompt.h: train, evaluate and run soft prompts for frozen language models, on an ordinary CPU.
+ *
+ * A soft prompt is a short run of learnt vectors put in front of the input of a frozen transformer. The whole
+ * of the public interface is this file; the command line uses nothing else.
+ *
+ *     sp_model *model;  sp_prompt *prompt;  sp_session *session;
+ *     if (sp_model_load(&model, "model.gguf", NULL)) die(sp_message());
+ *     if (sp_prompt_load(&prompt, "my-prompt")) die(sp_message());
+ *     if (sp_session_create(&session, model, prompt)) die(sp_message());
+ *     sp_tokenize(&tokens, &n_tokens, sp_model_tokenizer(model), "Review: great\nSentiment:", SIZE_MAX, SP_TOKENIZE_ADD_BOS);
+ *     sp_session_append(session, tokens, n_tokens, logits);        // logits (n_vocab) of the next token
+ *
+ * Conventions
+ *   Status      what can fail returns an sp_status, its results come first in the arguments and are set to NULL on failure;
+ *               sp_message() then says what, where and what to do. What cannot fail returns its value.
+ *   Ownership   who creates frees; every sp_*_free takes NULL. Memory handed out as `char **` or `T **` is freed with sp_free.
+ *   Strings     UTF-8, NUL-terminated unless a length stands beside them; borrowed by the callee for the call only.
+ *   Arrays      row-major; shapes are written (rows, columns).
+ *   Options     a struct of zeros means every default.
+ *   Threads     one handle, one thread at a time. Handles are independent, but that a prompt, a session and a trainer
+ *               use their model: one at a time for each model. The library's own parallel loops use OpenMP.
+ */
+#ifndef SOFTPROMPT_H
+#define SOFTPROMPT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SP_API __attribute__((visibility("default")))
+
+/* ---- status, messages, logging ---------------------------------------------------------------------------- */
+
+typedef enum sp_status {
+    SP_OK = 0,
+    SP_ERR_ARGUMENT,    /* the call makes no sense: an unknown name, a number out of range */
+    SP_ERR_IO,          /* the system refused: no such file, no permission, disk full */
+    SP_ERR_FORMAT,      /* a file's bytes are not what its format allows */
+    SP_ERR_UNSUPPORTED, /* well formed, but nothing this library can do */
+    SP_ERR_MISMATCH,    /* two things that do not belong together: prompt and model, checkpoint and settings */
+    SP_ERR_MEMORY,      /* not enough memory; the message says how much was wanted */
+    SP_ERR_STOPPED      /* the caller's `stop` was seen; what was done is saved */
+} sp_status;
+
+/* The message of this thread's last failure: one line, no newline. Valid until the thread's next failing call. */
+SP_API const char *sp_message(void);
+
+SP_API const char *sp_version(void);
+
+/* Frees memory that the library handed out; NULL is fine. */
+SP_API void sp_free(void *memory);
+
+typedef enum sp_log_level { SP_LOG_INFO, SP_LOG_WARNING } sp_log_level;
+
+/* Where a call that can warn writes to: `line` has no newline and is valid during the call. A NULL logger is silent. */
+typedef struct sp_logger {
+    void (*write)(void *user, sp_log_level level, const char *line);
+    void *user;
+} sp_logger;
+
+/* ---- the machine ------------------------------------------------------------------------------------------- */
+
+typedef struct sp_machine {
+    char cpu[64];       /* "AMD EPYC 7742" */
+    char features[256]; /* space-separated: "avx2 fma avx512f ..." */
+    char kernels[32];   /* the rung of the kernel ladder in use: "generic", "avx2", "avx512" */
+    int n_threads;      /* the default number of threads: processors this process may use, cgroup limit included */
+    uint64_t memory_bytes;
+} sp_machine;
+
+SP_API void sp_machine_describe(sp_machine *out);
+
+/* ---- models ------------------------------------------------------------------------------------------------ */
+
+typedef struct sp_model sp_model;
+typedef struct sp_tokenizer sp_tokenizer;
+
+typedef enum sp_weights {
+    SP_WEIGHTS_AUTO,   /* SP_WEIGHTS_F32 where they take less than half the free memory, else SP_WEIGHTS_MAPPED */
+    SP_WEIGHTS_MAPPED, /* stay quantised in the mapped file, a layer is expanded when it is used */
+    SP_WEIGHTS_F32     /* expanded once, when first used */
+} sp_weights;
+
+typedef struct sp_model_options {
+    int n_threads; /* 0: sp_machine's */
+    sp_weights weights;
+} sp_model_options;
+
+/* Maps a GGUF file. `options` may be NULL. The file must stay unchanged while the model lives.
+ * Fails with IO, FORMAT (damaged), UNSUPPORTED (architecture or tensor type, by name), MEMORY. */
+SP_API sp_status sp_model_load(sp_model **out, const char *path, const sp_model_options *options);
+SP_API void sp_model_free(sp_model *model);
+
+typedef struct sp_model_info {
+    const char *path, *architecture, *name; /* name: general.name, "" where absent; strings live as long as the model */
+    size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
+    uint64_t n_parameters, file_bytes;
+    bool tied_output; /* the output head is the embedding matrix */
+} sp_model_info;
+
+SP_API void sp_model_get_info(sp_model_info *out, const sp_model *model);
+SP_API const sp_tokenizer *sp_model_tokenizer(const sp_model *model); /* belongs to the model */
+SP_API size_t sp_model_n_vocab(const sp_model *model);
+SP_API size_t sp_model_d_model(const sp_model *model);
+
+/* Token embeddings: out (n, d_model). A token outside the vocabulary is SP_ERR_ARGUMENT. */
+SP_API sp_status sp_model_embed(float *out, const sp_model *model, const int32_t *tokens, size_t n);
+
+/* What a file or directory is, as a JSON object (a NUL-terminated string, sp_free): a GGUF model of any architecture,
+ * an adapter directory of any PEFT type, a safetensors file. The object's "kind" is "model", "adapter" or "tensors". */
+SP_API sp_status sp_describe(char **json, const char *path);
+
+/* ---- text -------------------------------------------------------------------------------------------------- */
+
+enum {
+    SP_TOKENIZE_ADD_BOS = 1,      /* put BOS (and EOS) where this model's tokenizer does */
+    SP_TOKENIZE_PARSE_SPECIAL = 2 /* "<|im_end|>" in the text becomes that token, as Hugging Face does; without: literal text */
+};
+
+/* text -> token ids (sp_free). n_bytes SIZE_MAX: NUL-terminated. Invalid UTF-8 is read as U+FFFD, one for each maximal
+ * ill-formed part, as Python's errors="replace" does. Fails with MEMORY only. */
+SP_API sp_status sp_tokenize(int32_t **out, size_t *n_out, const sp_tokenizer *tokenizer, const char *text, size_t n_bytes,
+                             unsigned flags);
+
+/* token ids -> bytes (sp_free; a NUL is added, not counted). Special tokens are left out unless `with_special`.
+ * A single token may be a part of a character. Ids outside the vocabulary are SP_ERR_ARGUMENT. */
+SP_API sp_status sp_detokenize(char **out, size_t *n_bytes, const sp_tokenizer *tokenizer, const int32_t *tokens, size_t n,
+                               bool with_special);
+
+SP_API int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer); /* -1: none */
+SP_API int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer); /* -1: none */
+SP_API bool sp_tokenizer_is_end(const sp_tokenizer *tokenizer, int32_t token); /* EOS, end of turn, end of message */
+SP_API bool sp_tokenizer_adds_bos(const sp_tokenizer *tokenizer);
+
+typedef struct sp_chat_message {
+    const char *role;    /* "system", "user", "assistant" */
+    const char *content; /* taken literally: special-token strings inside it are text */
+} sp_chat_message;
+
+/* A conversation -> token ids through the model's chat template. `answer` (may be NULL) gets a mask of as many bytes:
+ * 1 on tokens that the model would produce (assistant content and its end of turn). Both sp_free.
+ * add_generation_prompt: end with the opening of an assistant turn.
+ * UNSUPPORTED: the model has no chat template, or none of a family known here (the message names them). */
+SP_API sp_status sp_chat_tokenize(int32_t **tokens, uint8_t **answer, size_t *n, const sp_tokenizer *tokenizer,
+                                  const sp_chat_message *messages, size_t n_messages, bool add_generation_prompt);
+
+/* ---- data -------------------------------------------------------------------------------------------------- */
+
+typedef struct sp_dataset sp_dataset;
+
+typedef enum sp_row_kind {
+    SP_ROW_LABEL,      /* text and label */
+    SP_ROW_COMPLETION, /* prompt and completion */
+    SP_ROW_CHAT,       /* messages */
+    SP_ROW_TEXT        /* text alone: scored as text */
+} sp_row_kind;
+
+typedef struct sp_row {
+    sp_row_kind kind;
+    size_t line;                   /* where it stood in the file, from 1 */
+    const char *text, *label;      /* LABEL, TEXT; else NULL */
+    const char *prompt, *completion;
+    const sp_chat_message *messages;
+    size_t n_messages;
+} sp_row;
+
+typedef struct sp_data_options {
+    const char *text_column;   /* default "text" */
+    const char *label_column;  /* default "label" */
+    const sp_logger *logger;   /* rows that cannot be used: the first ten by line, then their number */
+} sp_data_options;
+
+/* Reads .jsonl (.json, .ndjson), .csv or .tsv: by the name's ending. Rows are text/label, prompt/completion or messages.
+ * A row that cannot be used (bad JSON, empty column, invalid UTF-8) is skipped, counted and named by line;
+ * a file without one usable row is SP_ERR_FORMAT. */
+SP_API sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_options *options);
+SP_API void sp_dataset_free(sp_dataset *dataset);
+SP_API size_t sp_dataset_n_rows(const sp_dataset *dataset);
+SP_API size_t sp_dataset_n_skipped(const sp_dataset *dataset);
+SP_API const sp_row *sp_dataset_row(const sp_dataset *dataset, size_t index); /* belongs to the data set */
+
+/* ---- tasks: how a row of data becomes tokens ------------------------------------------------------------------ */
+
+typedef struct sp_verbalizer {
+    const char *label; /* as it stands in the data: "positive" */
+    const char *text;  /* what the model shall say: " positive" */
+} sp_verbalizer;
+
+typedef struct sp_task {
+    const char *template_text; /* with {text}; NULL: "{text}" */
+    const sp_verbalizer *verbalizers;
+    size_t n_verbalizers; /* 0: each label of the training data stands for itself after a space */
+    size_t max_length;    /* tokens of text kept, cut at the left; 0: the model's context */
+} sp_task;
+
+/* ---- prompts ----------------------------------------------------------------------------------------------- */
+
+typedef struct sp_prompt sp_prompt;
+
+typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
+typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
+
+typedef struct sp_prompt_options {
+    size_t num_virtual_tokens; /* 0: 32. Counts a sink row */
+    sp_init init;              /* VOCAB: embeddings of seeded random tokens; RANDOM: normal, the vocabulary's deviation; TEXT: init_text */
+    const char *init_text;     /* repeated or cut to num_virtual_tokens, as PEFT does */
+    sp_sink sink;              /* BOS: the first row is a frozen copy of BOS's embedding */
+    uint64_t seed;
+} sp_prompt_options;
+
+SP_API sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prompt_options *options);
+
+/* Reads a PEFT adapter directory, ours or PEFT's own. UNSUPPORTED: a PEFT type that we cannot run, by name. */
+SP_API sp_status sp_prompt_load(sp_prompt **out, const char *dir);
+
+/* Writes adapter_config.json, adapter_model.safetensors and softprompt.json, each whole or not at all; makes `dir` if needed. */
+SP_API sp_status sp_prompt_save(const sp_prompt *prompt, const char *dir);
+SP_API void sp_prompt_free(sp_prompt *prompt);
+
+/* Does this prompt belong to this model? Another shape is SP_ERR_MISMATCH; another fingerprint, where the adapter carries
+ * one, is a warning: model names are no evidence. Every call that takes both checks the shape itself. */
+SP_API sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger);
+
+SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
+SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone: 1 with a sink */
+SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);
+SP_API float *sp_prompt_embeddings(sp_prompt *prompt); /* (num_virtual_tokens, d_model), belongs to the prompt, may be written */
+SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
+
+/* ---- the engine at its plainest: loss and gradient ----------------------------------------------------------- */
+
+typedef struct sp_example {
+    const int32_t *tokens; /* context and answer */
+    size_t n_tokens;
+    size_t n_answer; /* the last n_answer tokens are what the loss is about; 1 <= n_answer <= n_tokens */
+} sp_example;
+
+/* loss = mean over examples of the mean over answer tokens of -ln p(token | prompt, tokens before), in nats.
+ * One packed pass: the prompt's rows and every shared prefix are computed once. `prompt` may be NULL when `gradient` is.
+ *   gradient   (num_virtual_tokens, d_model) written: dloss/dembeddings, frozen rows zero; NULL: not computed
+ * An answer that starts an example needs a prompt in front. */
+SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
+                         size_t n_examples);
+
+/* ---- sessions: one growing text on one prompt ----------------------------------------------------------------- */
+
+typedef struct sp_session sp_session;
+
+/* The prompt's keys and values are computed once, here; `prompt` may be NULL, and is not used after the call. */
+SP_API sp_status sp_session_create(sp_session **out, sp_model *model, const sp_prompt *prompt);
+SP_API void sp_session_free(sp_session *session);
+
+/* Appends n >= 1 tokens. `logits` (n_vocab) gets those that follow the last one; NULL: not computed.
+ * ARGUMENT: the text and the prompt no longer fit the model's context. */
+SP_API sp_status sp_session_append(sp_session *session, const int32_t *tokens, size_t n, float *logits);
+
+/* The same, with logits (n, n_vocab) behind every one of the n tokens. */
+SP_API sp_status sp_session_append_all(sp_session *session, const int32_t *tokens, size_t n, float *logits);
+SP_API size_t sp_session_n_tokens(const sp_session *session);            /* the text's, without the prompt */
+SP_API void sp_session_rewind(sp_session *session, size_t n_tokens); /* forget all but the first n_tokens */
+
+typedef struct sp_sampling {
+    size_t max_new_tokens;    /* 0: 256 */
+    float temperature;        /* 0: greedy */
+    size_t top_k;             /* 0: all */
+    float top_p;              /* 0 or 1: all */
+    float min_p;              /* 0: none */
+    float repetition_penalty; /* 0 or 1: none */
+    const char *const *stop;  /* strings that end the text; they are not part of it */
+    size_t n_stop;
+    uint64_t seed;
+} sp_sampling;
+
+typedef enum sp_finish { SP_FINISH_END, SP_FINISH_LENGTH, SP_FINISH_STOP, SP_FINISH_CANCELLED } sp_finish;
+
+typedef struct sp_generation {
+    char *text; /* the completion, valid UTF-8, sp_free */
+    size_t n_bytes;
+    int32_t *tokens; /* sp_free; the end token, if it came, is counted in n_tokens and not in text */
+    size_t n_tokens;
+    float *logprobs; /* (n_tokens) natural log of each token's probability under the unmodified distribution; sp_free */
+    sp_finish finish;
+} sp_generation;
+
+/* Streaming: called with each piece of finished text (whole characters, never a part of a stop string); false cancels. */
+typedef bool sp_text_fn(void *user, const char *text, size_t n_bytes);
+
+/* Continues the session's text by sampling; tokens (n >= 1 unless the session has logits already) are appended first.
+ * `options` and `on_text` may be NULL. */
+SP_API sp_status sp_generate(sp_generation *out, sp_session *session, const int32_t *tokens, size_t n, const sp_sampling *options,
+                             sp_text_fn *on_text, void *user);
+SP_API void sp_generation_clear(sp_generation *generation); /* frees the members */
+
+/* Labels of one text. Members sp_free'd by sp_classification_clear. */
+typedef struct sp_classification {
+    size_t n_labels, best;
+    const char **labels; /* the strings belong to `task` */
+    double *logprobs;    /* ln of the probability of each label's verbalizer behind the text */
+} sp_classification;
+
+SP_API sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const char *text);
+SP_API void sp_classification_clear(sp_classification *classification);
+
+/* ---- evaluation ---------------------------------------------------------------------------------------------- */
+
+typedef struct sp_evaluation {
+    size_t n;            /* rows scored */
+    size_t n_truncated;  /* rows cut at the left */
+    bool has_accuracy, has_exact_match;
+    double accuracy, accuracy_ci95[2]; /* Wilson score interval */
+    double macro_f1;
+    double exact_match, exact_match_ci95[2];
+    double loss;        /* nats per row: mean over rows of the mean over answer tokens */
+    double perplexity;  /* exp(nats per answer token, over all tokens) */
+    double seconds;
+} sp_evaluation;
+
+typedef struct sp_progress {
+    const char *what; /* "train", "eval" */
+    size_t done, total;
+    double seconds;          /* since the start of this call */
+    double rows_per_second;
+    double loss;             /* the last one; NAN: none yet */
+} sp_progress;
+
+/* Calls that take long report through these, on the caller's thread. All members may be NULL or 0. */
+typedef struct sp_hooks {
+    void (*progress)(void *user, const sp_progress *progress);
+    void *user;
+    const sp_logger *logger;
+    const volatile int *stop; /* non-zero (from a signal handler, say): save and return SP_ERR_STOPPED */
+} sp_hooks;
+
+typedef struct sp_eval_options {
+    size_t batch_size;            /* 0: 32 */
+    const char *predictions_path; /* JSONL written there, a row each; NULL: none */
+} sp_eval_options;
+
+/* `prompt` may be NULL: the model alone. `task` NULL: the prompt's own, or the defaults with the data's labels. */
+SP_API sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prompt, const sp_task *task,
+                             const sp_dataset *data, const sp_eval_options *options, const sp_hooks *hooks);
+
+/* ---- training ------------------------------------------------------------------------------------------------ */
+
+typedef enum sp_optimizer { SP_ADAMW, SP_ADAFACTOR } sp_optimizer;
+typedef enum sp_schedule { SP_COSINE, SP_LINEAR, SP_CONSTANT } sp_schedule;
+
+typedef struct sp_train_options {
+    sp_prompt_options prompt;
+    sp_task task;
+    sp_optimizer optimizer;
+    sp_schedule schedule;
+    double learning_rate;      /* 0: 0.02 */
+    double weight_decay;       /* 0: none */
+    double max_grad_norm;      /* 0: 1.0; negative: no clipping */
+    size_t batch_size;         /* 0: 16 */
+    size_t gradient_accumulation_steps; /* 0: 1 */
+    size_t steps;              /* 0: from epochs */
+    double epochs;             /* used when steps is 0; both 0: 300 steps, or 3 epochs if those are fewer */
+    size_t warmup_steps;       /* SIZE_MAX: none; 0: 10, but at most a tenth of the steps */
+    uint64_t seed;
+    size_t eval_every;         /* steps; 0: only at the end; needs eval data */
+    size_t early_stopping_patience; /* evaluations without improvement; 0: never */
+    size_t save_every;         /* steps; 0: 10 */
+    bool resume, overwrite;
+} sp_train_options;
+
+typedef struct sp_train_report {
+    size_t steps;             /* done in all */
+    size_t resumed_from;      /* the step that this call began at */
+    size_t best_step;         /* of the adapter written; = steps without evaluation during training */
+    bool stopped_early, already_finished;
+    double first_loss, last_loss;
+    double seconds;           /* of this call */
+    uint64_t rows, tokens;    /* trained on in this call */
+    bool has_evaluation;
+    sp_evaluation evaluation; /* of the adapter written, where eval data was given */
+} sp_train_report;
+
+/* Trains a soft prompt on `train`, keeps the best by `eval` (may be NULL), writes the adapter and its run into `dir`:
+ *   adapter_config.json, adapter_model.safetensors, softprompt.json, settings.json, log.jsonl, events.out.tfevents.*,
+ *   checkpoints/. Interrupted at any moment, the same call with resume gives the same bytes (same machine and threads).
+ * ARGUMENT: `dir` holds another run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
+SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
+                          const sp_train_options *options, const sp_hooks *hooks);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,169 @@
+/* file.c: files mapped, read, and replaced atomically. */
+#include "base/file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/status.h"
+
+static sp_status open_regular(int *fd, size_t *size, const char *path)
+{
+    struct stat info;
+    *fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (*fd < 0) return sp_fail_errno(path, "open");
+    sp_status st = SP_OK;
+    if (fstat(*fd, &info)) st = sp_fail_errno(path, "stat");
+    else if (!S_ISREG(info.st_mode)) st = sp_fail(SP_ERR_IO, "%s: not a regular file", path);
+    if (st) close(*fd);
+    else *size = (size_t)info.st_size;
+    return st;
+}
+
+sp_status sp_map_file(sp_mapped_file *out, const char *path)
+{
+    int fd;
+    size_t size = 0;
+    *out = (sp_mapped_file){0};
+    sp_status st = open_regular(&fd, &size, path);
+    if (st) return st;
+    if (size > 0) {
+        void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+        if (bytes == MAP_FAILED) st = sp_fail_errno(path, "map");
+        else *out = (sp_mapped_file){bytes, size};
+    }
+    close(fd);
+    return st;
+}
+
+void sp_unmap_file(sp_mapped_file *file)
+{
+    if (file->bytes) munmap((void *)(uintptr_t)file->bytes, file->size);
+    *file = (sp_mapped_file){0};
+}
+
+static sp_status read_fully(char *bytes, size_t size, int fd, const char *path)
+{
+    for (size_t done = 0; done < size;) {
+        ssize_t got = read(fd, bytes + done, size - done);
+        if (got < 0 && errno == EINTR) continue;
+        if (got < 0) return sp_fail_errno(path, "read");
+        if (got == 0) return sp_fail(SP_ERR_IO, "%s: became shorter while it was read", path);
+        done += (size_t)got;
+    }
+    bytes[size] = 0;
+    return SP_OK;
+}
+
+sp_status sp_read_file(char **out, size_t *n_bytes, const char *path, size_t max_bytes)
+{
+    int fd;
+    *out = NULL;
+    *n_bytes = 0;
+    sp_status st = open_regular(&fd, n_bytes, path);
+    if (st) return st;
+    if (*n_bytes > max_bytes) {
+        st = sp_fail(SP_ERR_FORMAT, "%s: %zu bytes, more than the %zu that such a file may have", path, *n_bytes, max_bytes);
+    } else if (!(*out = malloc(*n_bytes + 1))) {
+        st = sp_fail_no_memory(*n_bytes + 1);
+    } else if ((st = read_fully(*out, *n_bytes, fd, path))) {
+        free(*out);
+        *out = NULL;
+    }
+    close(fd);
+    return st;
+}
+
+static sp_status write_fully(int fd, const sp_bytes *piece, const char *path)
+{
+    const char *bytes = piece->data;
+    for (size_t done = 0; done < piece->n_bytes;) {
+        ssize_t put = write(fd, bytes + done, piece->n_bytes - done);
+        if (put < 0 && errno == EINTR) continue;
+        if (put < 0) return sp_fail_errno(path, "write");
+        done += (size_t)put;
+    }
+    return SP_OK;
+}
+
+/* A rename is only durable once the directory that holds the name is. */
+static sp_status sync_directory_of(const char *path)
+{
+    char *dir = strdup(path);
+    if (!dir) return sp_fail_no_memory(strlen(path) + 1);
+    char *slash = strrchr(dir, '/');
+    if (slash == dir) slash++; /* "/file": the directory is "/" */
+    if (slash) *slash = 0;
+    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    sp_status st = SP_OK;
+    if (fd < 0 || (fsync(fd) && errno != EINVAL)) st = sp_fail_errno(slash ? dir : ".", "sync");
+    if (fd >= 0) close(fd);
+    free(dir);
+    return st;
+}
+
+static sp_status write_and_close(int fd, const char *path, const sp_bytes *pieces, size_t n_pieces)
+{
+    sp_status st = SP_OK;
+    for (size_t i = 0; i < n_pieces && !st; i++) st = write_fully(fd, &pieces[i], path);
+    if (!st && fsync(fd)) st = sp_fail_errno(path, "sync");
+    if (close(fd) && !st) st = sp_fail_errno(path, "close");
+    return st;
+}
+
+sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t n_pieces)
+{
+    size_t n = strlen(path) + 32;
+    char *temporary = malloc(n);
+    if (!temporary) return sp_fail_no_memory(n);
+    snprintf(temporary, n, "%s.tmp.%ld", path, (long)getpid());
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    sp_status st = fd < 0 ? sp_fail_errno(temporary, "create") : write_and_close(fd, path, pieces, n_pieces);
+    if (!st && rename(temporary, path)) st = sp_fail_errno(path, "replace");
+    if (st && fd >= 0) unlink(temporary);
+    free(temporary);
+    return st ? st : sync_directory_of(path);
+}
+
+sp_status sp_make_directory(const char *path)
+{
+    char *partial = strdup(path);
+    if (!partial) return sp_fail_no_memory(strlen(path) + 1);
+    sp_status st = SP_OK;
+    for (char *c = partial; !st && *c; c++) {
+        if (c[1] != '/' && c[1] != 0) continue;
+        char kept = c[1];
+        c[1] = 0;
+        if (mkdir(partial, 0777) && errno != EEXIST) st = sp_fail_errno(partial, "make the directory");
+        c[1] = kept;
+    }
+    free(partial);
+    if (!st && !sp_path_is_directory(path)) st = sp_fail(SP_ERR_IO, "%s: exists and is no directory", path);
+    return st;
+}
+
+bool sp_path_exists(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0;
+}
+
+bool sp_path_is_directory(const char *path)
+{
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
+char *sp_path_join(const char *dir, const char *name)
+{
+    size_t n = strlen(dir) + strlen(name) + 2;
+    char *path = malloc(n);
+    if (!path) sp_fail_no_memory(n);
+    else snprintf(path, n, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
+    return path;
+}

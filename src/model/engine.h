@@ -1,0 +1,45 @@
+/* engine.h: forward and backward over a token tree. All that softprompt computes goes through here.
+ *
+ *     sp_engine_forward(engine, &pass);                               // hidden states of the rows that are read
+ *     sp_engine_cross_entropy(engine, nll, targets, n_targets, true); // losses; the gradient's start
+ *     sp_engine_backward(engine, d_prompt);                           // down to the soft prompt
+ */
+#ifndef SP_MODEL_ENGINE_H
+#define SP_MODEL_ENGINE_H
+
+#include "model/tree.h"
+
+typedef struct sp_engine sp_engine; /* one model's buffers: keys and values of a tree's rows, activations of a pass */
+
+sp_status sp_engine_create(sp_engine **out, sp_model *model); /* the model must outlive it */
+void sp_engine_free(sp_engine *engine);
+
+typedef struct sp_pass {
+    const sp_tree *tree;
+    size_t first_row;              /* rows before were computed by earlier passes of this engine over this tree; 0: none */
+    const float *prompt;           /* (prompt rows, d_model): the soft prompt, where rows >= first_row hold virtual tokens */
+    const size_t *read_rows;       /* (n_read) ascending, >= first_row: the rows whose logits somebody wants */
+    size_t n_read;
+    bool keep_for_backward;        /* only with first_row 0 */
+} sp_pass;
+
+/* ARGUMENT: a position beyond the model's context, a token outside the vocabulary. Read rows and tree must live until backward. */
+sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass);
+
+/* Logits of read rows first .. first + n:  out (n, n_vocab). */
+sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n);
+
+typedef struct sp_target {
+    size_t read;   /* index into read_rows; ascending over the targets */
+    int32_t token; /* what should come next */
+    float weight;  /* of its -ln p in the loss */
+} sp_target;
+
+/* nll (n_targets) written: -ln p(token), unweighted, in nats. with_gradient (after keep_for_backward): starts the backward
+ * pass from sum of weight * nll. The logits of a few rows at a time are held, never all. */
+sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient);
+
+/* d_prompt (prompt rows, d_model) += gradient of what cross_entropy summed. Once for each forward. */
+sp_status sp_engine_backward(float *d_prompt, sp_engine *engine);
+
+#endif

@@ -1,0 +1,19 @@
+/* model.h: a loaded model as the modules above it see it. */
+#ifndef SP_MODEL_MODEL_H
+#define SP_MODEL_MODEL_H
+
+#include "softprompt.h"
+
+/* What an adapter records to recognise the model that it was trained on. */
+typedef struct sp_fingerprint {
+    uint64_t tokenizer;  /* hash of the tokenizer */
+    uint64_t embeddings; /* hash of the embedding matrix, as stored */
+    size_t n_layer, d_model, n_head, n_head_kv, n_vocab;
+} sp_fingerprint;
+
+sp_fingerprint sp_model_fingerprint(const sp_model *model); /* reads the whole embedding matrix: some ms */
+
+/* Mean and standard deviation over all entries of the embedding matrix: what random initialisation is scaled by. */
+sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_model *model);
+
+#endif

@@ -1,0 +1,42 @@
+/* tree.h: runs of tokens that share prefixes, as one batch.
+ *
+ *   soft prompt (root) -- template -+- example 1 -- " positive"
+ *                                   +- example 2
+ *
+ * A token attends to its own run up to itself and to every run on the path to the root. Rows are numbered through all runs in
+ * order; a row's number is also where its keys and values stand in the engine's store.
+ * Invariant: parents come before children, so one pass in order has every key before its readers. */
+#ifndef SP_MODEL_TREE_H
+#define SP_MODEL_TREE_H
+
+#include "softprompt.h"
+
+#define SP_NO_RUN SIZE_MAX
+
+typedef struct sp_run {
+    size_t parent;            /* a run before this one; SP_NO_RUN: a root */
+    size_t first_row, n_rows;
+    size_t first_position;    /* of the first row: how many rows the path above has */
+} sp_run;
+
+typedef struct sp_tree {
+    sp_run *runs;
+    size_t n_runs, runs_capacity;
+    int32_t *tokens; /* (n_rows); -1: a virtual token, row r of the soft prompt in row r of the tree */
+    size_t n_rows, rows_capacity;
+} sp_tree; /* zero-initialise; sp_tree_clear keeps the memory for the next batch */
+
+void sp_tree_clear(sp_tree *tree);
+void sp_tree_free(sp_tree *tree); /* frees what the struct holds */
+
+/* The soft prompt: the root, rows 0 .. n - 1. Only in an empty tree; n >= 1. */
+sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n);
+sp_status sp_tree_add_run(size_t *run, sp_tree *tree, size_t parent, const int32_t *tokens, size_t n);
+sp_status sp_tree_extend_last(sp_tree *tree, const int32_t *tokens, size_t n); /* the last run grows */
+
+/* Adds sequences below `parent` (SP_NO_RUN: as roots), every common prefix once (a radix tree, built by sorting).
+ *   rows[i] (lengths[i]) written: the row of each token of sequence i. Equal sequences get equal rows. */
+sp_status sp_tree_add_sequences(size_t *const *rows, sp_tree *tree, size_t parent, const int32_t *const *sequences,
+                                const size_t *lengths, size_t n_sequences);
+
+#endif

@@ -1,0 +1,34 @@
+/* task.h: how a row of data becomes tokens: template, verbalizers, cutting. */
+#ifndef SP_PROMPT_TASK_H
+#define SP_PROMPT_TASK_H
+
+#include "softprompt.h"
+
+/* A deep copy, freed as one piece. NULL members stay NULL. */
+sp_status sp_task_copy(sp_task **out, const sp_task *task);
+void sp_task_free(sp_task *task);
+
+/* `task` completed from data: without verbalizers, each label that occurs stands for itself after a space (in order of first
+ * appearance). MISMATCH: a label of the data that no verbalizer names, by line. Deep copy. */
+sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *data);
+
+/* One row as tokens: a context and one or more candidate answers, the right one among them.
+ *   LABEL       context = template with the text, cut at the left of the text; candidates = verbalizers
+ *   COMPLETION  context = prompt (in the template), one candidate: completion and the model's EOS
+ *   CHAT        context up to the last assistant turn; one candidate: that turn and its end. Earlier assistant turns are context
+ *   TEXT        one candidate: all tokens after the first
+ * BOS, where the model adds one, starts the context (after the virtual tokens, as in PEFT). */
+typedef struct sp_encoded_row {
+    int32_t *context;
+    size_t n_context;
+    int32_t **candidates; /* (n_candidates), each of n_candidate[i] >= 1 tokens */
+    size_t *n_candidate;
+    size_t n_candidates, right; /* right SIZE_MAX: unknown (a text to be classified) */
+    bool truncated;
+} sp_encoded_row; /* one allocation: freed with sp_encoded_row_clear */
+
+/* room: the most rows that context and longest candidate may take together (model context minus virtual tokens). */
+sp_status sp_task_encode(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room);
+void sp_encoded_row_clear(sp_encoded_row *row);
+
+#endif
