@@ -1,0 +1,21 @@
+# A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
+.PHONY: all setup demo check lint format install clean
+
+all: setup
+	cmake --preset release
+	cmake --build --preset release
+
+setup:
+	scripts/setup
+
+demo check lint:
+	scripts/$@
+
+format:
+	clang-format -i $$(git ls-files '*.c' '*.h')
+
+install: all
+	cmake --install build
+
+clean:
+	rm -rf build build-debug build-asan build-clang build-tsan
