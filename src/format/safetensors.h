@@ -2,6 +2,8 @@
 #ifndef SP_FORMAT_SAFETENSORS_H
 #define SP_FORMAT_SAFETENSORS_H
 
+#include <jansson.h>
+
 #include "softprompt.h"
 
 typedef struct sp_safetensors sp_safetensors;
@@ -24,6 +26,7 @@ size_t sp_safetensors_n_tensors(const sp_safetensors *file);
 const sp_st_tensor *sp_safetensors_at(const sp_safetensors *file, size_t index);
 const sp_st_tensor *sp_safetensors_find(const sp_safetensors *file, const char *name); /* NULL: none */
 const char *sp_safetensors_metadata(const sp_safetensors *file, const char *key);      /* NULL: none */
+const json_t *sp_safetensors_all_metadata(const sp_safetensors *file); /* strings by key; NULL: none. Belongs to the file */
 
 /* Values first .. first + n of a floating tensor as f32 (F64, F32, F16, BF16), in the file's order. */
 sp_status sp_safetensors_read_f32(float *out, const sp_safetensors *file, const sp_st_tensor *tensor, size_t first, size_t n);

@@ -1,0 +1,121 @@
+/* json.c: jansson behind our own messages. jansson bounds the nesting (2 048 levels), we bound the bytes: a tree takes some tens
+ * of times the memory of its text. */
+#include "format/json.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "base/buffer.h"
+#include "base/file.h"
+#include "base/status.h"
+
+enum { MAX_JSON_BYTES = 4 << 20 };
+
+sp_status sp_json_fail_no_memory(void)
+{
+    return sp_fail(SP_ERR_MEMORY, "out of memory while JSON was read or written");
+}
+
+sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path)
+{
+    json_error_t error;
+    *out = NULL;
+    if (n_bytes > MAX_JSON_BYTES)
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu bytes of JSON, at most %d are read", path, n_bytes, MAX_JSON_BYTES);
+    json_t *value = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    if (!value && json_error_code(&error) == json_error_out_of_memory) return sp_json_fail_no_memory();
+    if (!value) return sp_fail(SP_ERR_FORMAT, "%s:%d:%d: bad JSON: %s", path, error.line, error.column, error.text);
+    if (!json_is_object(value)) {
+        json_decref(value);
+        return sp_fail(SP_ERR_FORMAT, "%s: not a JSON object", path);
+    }
+    *out = value;
+    return SP_OK;
+}
+
+sp_status sp_json_read(json_t **out, const char *path)
+{
+    char *bytes;
+    size_t n_bytes;
+    *out = NULL;
+    sp_status st = sp_read_file(&bytes, &n_bytes, path, MAX_JSON_BYTES);
+    if (!st) st = sp_json_parse(out, bytes, n_bytes, path);
+    free(bytes);
+    return st;
+}
+
+sp_status sp_json_write(const json_t *value, const char *path)
+{
+    char *text = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENSURE_ASCII);
+    if (!text) return sp_json_fail_no_memory();
+    sp_status st = sp_write_file_atomic(path, &(sp_bytes){text, strlen(text)}, 1);
+    free(text);
+    return st;
+}
+
+static const char *type_name(const json_t *value)
+{
+    static const char *const names[] = {"an object",     "an array", "a string", "an integer",
+                                        "a real number", "true",     "false",    "null"};
+    return names[json_typeof(value)];
+}
+
+/* NULL where the member is absent or null. */
+static json_t *find_member(const json_t *object, const char *key)
+{
+    json_t *value = json_object_get(object, key);
+    return json_is_null(value) ? NULL : value;
+}
+
+static sp_status fail_type(const json_t *value, const char *key, const char *path, const char *wanted)
+{
+    return sp_fail(SP_ERR_FORMAT, "%s: \"%s\" is %s, not %s", path, key, type_name(value), wanted);
+}
+
+sp_status sp_json_get_size(size_t *out, const json_t *object, const char *key, const char *path)
+{
+    const json_t *value = find_member(object, key);
+    if (!value) return SP_OK;
+    if (!json_is_integer(value)) return fail_type(value, key, path, "an integer");
+    if (json_integer_value(value) < 0)
+        return sp_fail(SP_ERR_FORMAT, "%s: \"%s\" is %" JSON_INTEGER_FORMAT ", which cannot be negative", path, key,
+                       json_integer_value(value));
+    *out = (size_t)json_integer_value(value);
+    return SP_OK;
+}
+
+sp_status sp_json_get_string(const char **out, const json_t *object, const char *key, const char *path)
+{
+    const json_t *value = find_member(object, key);
+    if (value && !json_is_string(value)) return fail_type(value, key, path, "a string");
+    if (value) *out = json_string_value(value);
+    return SP_OK;
+}
+
+sp_status sp_json_get_object(json_t **out, const json_t *object, const char *key, const char *path)
+{
+    json_t *value = find_member(object, key);
+    if (value && !json_is_object(value)) return fail_type(value, key, path, "an object");
+    if (value) *out = value;
+    return SP_OK;
+}
+
+json_t *sp_json_text(const char *bytes, size_t n_bytes)
+{
+    sp_buffer clean = {0};
+    sp_status st = sp_buffer_add(&clean, "", 0);
+    while (n_bytes > 0 && !st) {
+        utf8proc_int32_t character;
+        utf8proc_ssize_t limit = n_bytes < 4 ? (utf8proc_ssize_t)n_bytes : 4; /* no character is longer */
+        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)bytes, limit, &character);
+        st = taken > 0 ? sp_buffer_add(&clean, bytes, (size_t)taken) : sp_buffer_add_string(&clean, "\xef\xbf\xbd");
+        if (taken < 1) taken = 1;
+        bytes += taken;
+        n_bytes -= (size_t)taken;
+    }
+    json_t *text = st ? NULL : json_stringn(clean.bytes, clean.n_bytes);
+    sp_buffer_free(&clean);
+    return text;
+}

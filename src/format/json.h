@@ -1,0 +1,28 @@
+/* json.h: JSON files read with a limit and written whole, members read with the file and the member named in the message. */
+#ifndef SP_FORMAT_JSON_H
+#define SP_FORMAT_JSON_H
+
+#include <jansson.h>
+
+#include "softprompt.h"
+
+/* One JSON object from bytes or from a file (at most 4 MiB). Bad JSON is SP_ERR_FORMAT with line and column; the same key twice
+ * is refused. json_decref. */
+sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path);
+sp_status sp_json_read(json_t **out, const char *path);
+
+/* Writes a file atomically (base/file.h), keys sorted, two spaces a level, ASCII: as Python's json.dumps(indent=2, sort_keys=True). */
+sp_status sp_json_write(const json_t *value, const char *path);
+
+/* Members. An absent or null one leaves *out as it is; one of another type is SP_ERR_FORMAT. Strings belong to `object`. */
+sp_status sp_json_get_size(size_t *out, const json_t *object, const char *key, const char *path);
+sp_status sp_json_get_string(const char **out, const json_t *object, const char *key, const char *path);
+sp_status sp_json_get_object(json_t **out, const json_t *object, const char *key, const char *path); /* borrowed */
+
+/* A JSON string of bytes in an unknown encoding: what is no UTF-8 becomes U+FFFD. NULL: no memory. */
+json_t *sp_json_text(const char *bytes, size_t n_bytes);
+
+/* jansson does not say how much memory it did not get. */
+sp_status sp_json_fail_no_memory(void);
+
+#endif
