@@ -34,6 +34,12 @@ sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n);
 sp_status sp_tree_add_run(size_t *run, sp_tree *tree, size_t parent, const int32_t *tokens, size_t n);
 sp_status sp_tree_extend_last(sp_tree *tree, const int32_t *tokens, size_t n); /* the last run grows */
 
+/* Forgets the rows from n_rows on, and the runs that begin there. */
+void sp_tree_truncate(sp_tree *tree, size_t n_rows);
+
+/* How many rows stand before a row of `run` on its path: its position. */
+size_t sp_tree_position(const sp_tree *tree, size_t run, size_t row);
+
 /* Adds sequences below `parent` (SP_NO_RUN: as roots), every common prefix once (a radix tree, built by sorting).
  *   rows[i] (lengths[i]) written: the row of each token of sequence i. Equal sequences get equal rows. */
 sp_status sp_tree_add_sequences(size_t *const *rows, sp_tree *tree, size_t parent, const int32_t *const *sequences,

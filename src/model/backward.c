@@ -1,0 +1,163 @@
+/* backward.c: from the loss down to the soft prompt. Weights are frozen, so each layer only hands its stream's gradient on. */
+#include <string.h>
+
+#include "model/internal.h"
+#include "tensor/kernels.h"
+#include "tensor/matmul.h"
+
+static void normalise_backward(float *dx, const float *dy, const float *x, const float *w, const float *rrms, size_t n, size_t d)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) kernels->rms_norm_backward(dx + r * d, dy + r * d, x + r * d, w, rrms[r], d);
+}
+
+/* dx, the gradient of x_out, becomes that of x_mid. */
+static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w, size_t n)
+{
+    const sp_model *m = engine->model;
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t d = m->d_model, d_ffn = m->d_ffn;
+    float *dh = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
+    float *dnormed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
+    if (!dh || !dnormed) return SP_ERR_MEMORY;
+    sp_status st = sp_linear_backward(dh, d_ffn, dx, d, w->down, n, d, d_ffn, false);
+    if (st) return st;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) {
+        float *gate = state->gate_up + r * 2 * d_ffn;
+        kernels->swiglu_backward(gate, gate + d_ffn, dh + r * d_ffn, d_ffn);
+    }
+    st = sp_linear_backward(dnormed, d, state->gate_up, 2 * d_ffn, w->gate_up, n, 2 * d_ffn, d, false);
+    if (!st) normalise_backward(dx, dnormed, state->x_mid, w->ffn_norm, state->rrms_mid, n, d);
+    return st;
+}
+
+/* Gradients of one layer's queries, keys and values. */
+typedef struct projection_gradients {
+    float *dq;
+    size_t lddq;
+    float *dkv; /* (n, kv_dim) of keys, then of values, in one row */
+    size_t lddkv;
+} projection_gradients;
+
+static sp_status allocate_gradients(projection_gradients *out, sp_engine *engine, size_t layer)
+{
+    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model), n = engine->n;
+    if (!sp_is_last_layer(engine, layer)) { /* side by side, as one product with the fused weights wants them */
+        float *dqkv = sp_arena_alloc(engine->arena, n * (q_dim + kv_width), sizeof(float));
+        *out = (projection_gradients){dqkv, q_dim + kv_width, dqkv + q_dim, q_dim + kv_width};
+        return dqkv ? SP_OK : SP_ERR_MEMORY;
+    }
+    float *dq = sp_arena_alloc(engine->arena, engine->read_plan.n_queries * q_dim, sizeof(float));
+    float *dkv = sp_arena_alloc(engine->arena, n * kv_width, sizeof(float));
+    *out = (projection_gradients){dq, q_dim, dkv, kv_width};
+    return dq && dkv ? SP_OK : SP_ERR_MEMORY;
+}
+
+static void turn_back(projection_gradients *g, const sp_engine *engine, const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < plan->n_queries; i++)
+            sp_rope_turn(g->dq + i * g->lddq, m->rope, engine->positions[plan->query_rows[i]], m->n_head, m->d_head, -1);
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < engine->n; r++)
+            sp_rope_turn(g->dkv + r * g->lddkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
+    }
+}
+
+/* From dx of x_mid to the gradients of queries, keys and values before RoPE. */
+static sp_status attention_backward(projection_gradients *g, const float *dx, const sp_layer_state *state, sp_engine *engine,
+                                    size_t layer, const sp_layer_weights *w)
+{
+    const sp_model *m = engine->model;
+    const sp_attention_plan *plan = sp_layer_plan(engine, layer);
+    size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
+    float *dattended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
+    if (!dattended) return SP_ERR_MEMORY;
+    sp_status st = allocate_gradients(g, engine, layer);
+    if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, w->out, plan->n_queries, d, q_dim, false);
+    if (st) return st;
+    const sp_keys keys = {engine->kt[layer], engine->ld, engine->v[layer]};
+    const sp_attention_shape shape = sp_model_attention_shape(m);
+    st = sp_attention_backward(g->dq, g->lddq, g->dkv, g->dkv + kv_dim, g->lddkv, dattended, state->attended, state->lse, state->q,
+                               state->ldq, plan, &keys, &shape, engine->arena);
+    if (!st) turn_back(g, engine, plan);
+    return st;
+}
+
+/* dx_in (n_needed, d) = gradient of the layer's input, for its first n_needed rows, where every row was a query. */
+static sp_status input_gradient_all(float *dx_in, const float *dx, const projection_gradients *g, const sp_layer_state *state,
+                                    sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
+{
+    size_t d = engine->model->d_model;
+    float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
+    if (!dnormed) return SP_ERR_MEMORY;
+    sp_status st = sp_linear_backward(dnormed, d, g->dq, g->lddq, w->qkv, n_needed, g->lddq, d, false);
+    if (st) return st;
+    memcpy(dx_in, dx, n_needed * d * sizeof *dx);
+    normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
+    return SP_OK;
+}
+
+/* The same where only the rows that are read were queries: keys and values of all rows, the rest of those rows. */
+static sp_status input_gradient_read(float *dx_in, const float *dx, const projection_gradients *g, const sp_layer_state *state,
+                                     sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
+{
+    const sp_model *m = engine->model;
+    const sp_attention_plan *plan = &engine->read_plan;
+    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
+    float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
+    float *dread = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
+    if (!dnormed || !dread) return SP_ERR_MEMORY;
+    sp_status st = sp_linear_backward(dnormed, d, g->dkv, g->lddkv, w->qkv + q_dim * d, n_needed, g->lddkv, d, false);
+    if (!st) st = sp_linear_backward(dread, d, g->dq, g->lddq, w->qkv, plan->n_queries, q_dim, d, false);
+    if (st) return st;
+    memset(dx_in, 0, n_needed * d * sizeof *dx_in);
+    for (size_t i = 0; i < plan->n_queries && plan->query_rows[i] < n_needed; i++) {
+        memcpy(dx_in + plan->query_rows[i] * d, dx + i * d, d * sizeof *dx);
+        for (size_t j = 0; j < d; j++) dnormed[plan->query_rows[i] * d + j] += dread[i * d + j];
+    }
+    normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
+    return SP_OK;
+}
+
+/* dx (n_queries, d), the gradient of a layer's output, is used up; dx_in gets that of its input. */
+static sp_status layer_backward(float *dx_in, float *dx, sp_engine *engine, size_t layer)
+{
+    const sp_layer_state *state = &engine->layers[layer];
+    size_t n_needed = layer == 0 ? engine->n_prompt : engine->n; /* embeddings of tokens are frozen */
+    sp_layer_weights weights;
+    sp_weights_get_layer(&weights, engine->model, layer);
+    projection_gradients g;
+    sp_status st = feed_forward_backward(dx, state, engine, &weights, sp_layer_plan(engine, layer)->n_queries);
+    if (!st) st = attention_backward(&g, dx, state, engine, layer, &weights);
+    if (st) return st;
+    return sp_is_last_layer(engine, layer) ? input_gradient_read(dx_in, dx, &g, state, engine, &weights, n_needed)
+                                           : input_gradient_all(dx_in, dx, &g, state, engine, &weights, n_needed);
+}
+
+sp_status sp_backward_layers(float *d_prompt, sp_engine *engine)
+{
+    const sp_model *m = engine->model;
+    size_t d = m->d_model, n_read = engine->read_plan.n_queries;
+    float *dx = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
+    float *dx_in = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
+    if (!dx || !dx_in) return SP_ERR_MEMORY;
+    memset(dx, 0, n_read * d * sizeof *dx);
+    normalise_backward(dx, engine->dnormed, engine->hidden, m->output_norm_f32, engine->rrms_hidden, n_read, d);
+    for (size_t l = m->n_layer; l-- > 0;) {
+        sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+        sp_status st = layer_backward(dx_in, dx, engine, l);
+        if (st) return st;
+        sp_arena_reset(engine->arena, mark);
+        float *swapped = dx;
+        dx = dx_in;
+        dx_in = swapped;
+    }
+    for (size_t i = 0; i < engine->n_prompt * d; i++) d_prompt[i] += dx[i];
+    return SP_OK;
+}

@@ -1,0 +1,231 @@
+/* engine.c: the buffers of a pass, and what comes behind the layers: logits and losses. */
+#include "model/engine.h"
+
+#include <omp.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "model/internal.h"
+#include "tensor/kernels.h"
+
+enum { LOGIT_ROWS_AT_ONCE = 32 };
+
+sp_status sp_engine_create(sp_engine **out, sp_model *model)
+{
+    sp_engine *engine = calloc(1, sizeof *engine);
+    *out = NULL;
+    if (!engine) return sp_fail_no_memory(sizeof *engine);
+    engine->model = model;
+    engine->kt = calloc(model->n_layer, sizeof *engine->kt);
+    engine->v = calloc(model->n_layer, sizeof *engine->v);
+    sp_status st = engine->kt && engine->v ? sp_arena_create(&engine->arena) : sp_fail_no_memory(model->n_layer * sizeof(float *));
+    if (st) sp_engine_free(engine);
+    else *out = engine;
+    return st;
+}
+
+void sp_engine_free(sp_engine *engine)
+{
+    if (!engine) return;
+    for (size_t l = 0; l < engine->model->n_layer; l++) {
+        if (engine->kt) free(engine->kt[l]);
+        if (engine->v) free(engine->v[l]);
+    }
+    free(engine->kt);
+    free(engine->v);
+    sp_arena_free(engine->arena);
+    free(engine);
+}
+
+/* ---- the store of keys and values ---- */
+
+/* An odd number of cache lines between rows of kt: powers of two would all fall into the same few sets. */
+static size_t leading_dimension(size_t capacity) { return ((capacity + SP_KEY_PADDING + 15) / 16 | 1) * 16; }
+
+static sp_status grow_layer(float **kt, float **v, size_t kv_dim, size_t n_kept, size_t old_ld, size_t capacity)
+{
+    size_t ld = leading_dimension(capacity);
+    float *new_kt = aligned_alloc(64, kv_dim * ld * sizeof(float)), *new_v = realloc(*v, capacity * kv_dim * sizeof(float));
+    if (new_v) *v = new_v;
+    if (!new_kt || !new_v) {
+        free(new_kt);
+        return sp_fail_no_memory(kv_dim * ld * sizeof(float));
+    }
+    for (size_t i = 0; i < kv_dim; i++) {
+        if (n_kept) memcpy(new_kt + i * ld, *kt + i * old_ld, n_kept * sizeof(float));
+        memset(new_kt + i * ld + capacity, 0, (ld - capacity) * sizeof(float));
+    }
+    free(*kt);
+    *kt = new_kt;
+    return SP_OK;
+}
+
+/* Room for n_rows, keeping the first n_kept. A failure in the middle leaves layers of different sizes, so nothing is kept then. */
+static sp_status reserve_store(sp_engine *engine, size_t n_rows, size_t n_kept)
+{
+    if (n_rows <= engine->capacity) return SP_OK;
+    size_t capacity = n_rows < 2 * engine->capacity ? 2 * engine->capacity : n_rows, kv_dim = sp_model_kv_dim(engine->model);
+    for (size_t l = 0; l < engine->model->n_layer; l++) {
+        sp_status st = grow_layer(&engine->kt[l], &engine->v[l], kv_dim, n_kept, engine->ld, capacity);
+        if (!st) continue;
+        for (size_t k = 0; k < engine->model->n_layer; k++) {
+            free(engine->kt[k]);
+            free(engine->v[k]);
+            engine->kt[k] = engine->v[k] = NULL;
+        }
+        engine->capacity = engine->ld = 0;
+        return st;
+    }
+    engine->capacity = capacity;
+    engine->ld = leading_dimension(capacity);
+    return SP_OK;
+}
+
+/* ---- a pass ---- */
+
+static sp_status find_positions(sp_engine *engine)
+{
+    const sp_tree *tree = engine->tree;
+    size_t context = engine->model->context_length, furthest = 0;
+    engine->positions = sp_arena_alloc(engine->arena, engine->n, sizeof *engine->positions);
+    if (!engine->positions) return SP_ERR_MEMORY;
+    for (size_t run = 0; run < tree->n_runs; run++)
+        for (size_t i = 0; i < tree->runs[run].n_rows; i++) {
+            size_t row = tree->runs[run].first_row + i, position = sp_tree_position(tree, run, row);
+            if (row < engine->first_row) continue;
+            engine->positions[row - engine->first_row] = position;
+            if (position > furthest) furthest = position;
+        }
+    if (furthest >= context)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu tokens, the prompt's included, do not fit the model's context of %zu; shorten the text",
+                       furthest + 1, context);
+    return sp_rope_reserve(engine->model->rope, furthest + 1);
+}
+
+static sp_status check_read_rows(const sp_pass *pass)
+{
+    for (size_t i = 0; i < pass->n_read; i++)
+        if (pass->read_rows[i] < pass->first_row || pass->read_rows[i] >= pass->tree->n_rows ||
+            (i > 0 && pass->read_rows[i] <= pass->read_rows[i - 1]))
+            return sp_fail(SP_ERR_ARGUMENT, "row %zu cannot be read: rows must ascend from %zu to %zu", pass->read_rows[i],
+                           pass->first_row, pass->tree->n_rows);
+    return SP_OK;
+}
+
+static sp_status make_plans(sp_engine *engine, const sp_pass *pass)
+{
+    size_t *all = sp_arena_alloc(engine->arena, engine->n, sizeof *all), heads = engine->model->n_head / engine->model->n_head_kv;
+    if (!all) return SP_ERR_MEMORY;
+    for (size_t r = 0; r < engine->n; r++) all[r] = engine->first_row + r;
+    sp_status st = sp_plan_attention(&engine->plan, pass->tree, all, engine->n, heads, engine->arena);
+    return st ? st : sp_plan_attention(&engine->read_plan, pass->tree, pass->read_rows, pass->n_read, heads, engine->arena);
+}
+
+static size_t count_prompt_rows(const sp_engine *engine)
+{
+    size_t n = 0;
+    while (n < engine->tree->n_rows && engine->tree->tokens[n] < 0) n++;
+    return n;
+}
+
+sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
+{
+    sp_status st;
+    if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row > 0))
+        return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and start at row 0 where backward is to follow");
+    omp_set_num_threads(engine->model->n_threads);
+    sp_arena_reset(engine->arena, (sp_arena_mark){0});
+    engine->tree = pass->tree;
+    engine->first_row = pass->first_row;
+    engine->n = pass->tree->n_rows - pass->first_row;
+    engine->n_prompt = count_prompt_rows(engine);
+    engine->dnormed = NULL;
+    if ((st = check_read_rows(pass)) || (st = find_positions(engine)) || (st = make_plans(engine, pass))) return st;
+    if ((st = reserve_store(engine, pass->tree->n_rows, pass->first_row))) return st;
+    return sp_forward_layers(engine, pass);
+}
+
+/* ---- logits and losses ---- */
+
+sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
+{
+    return sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena);
+}
+
+/* ln sum exp of each row of logits. */
+static void log_sums(double *out, const float *logits, size_t n, size_t n_vocab)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) out[r] = kernels->log_sum_exp(logits + r * n_vocab, n_vocab);
+}
+
+/* Logits become their gradient: sum over the row's targets of weight * (softmax - one at the token). */
+static void cross_entropy_backward(float *logits, const double *lse, const sp_target *targets, size_t n_targets, size_t first,
+                                   size_t n, size_t n_vocab)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+    float weights[LOGIT_ROWS_AT_ONCE] = {0};
+    for (size_t t = 0; t < n_targets; t++) weights[targets[t].read - first] += targets[t].weight;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) kernels->exp_scaled(logits + r * n_vocab, (float)lse[r], weights[r], n_vocab);
+    for (size_t t = 0; t < n_targets; t++) logits[(targets[t].read - first) * n_vocab + (size_t)targets[t].token] -= targets[t].weight;
+}
+
+/* The targets of read rows first .. first + n, at most LOGIT_ROWS_AT_ONCE of them. */
+static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, size_t first,
+                                    size_t n, float *logits, bool with_gradient)
+{
+    sp_model *m = engine->model;
+    double lse[LOGIT_ROWS_AT_ONCE];
+    sp_status st = sp_engine_logits(logits, engine, first, n);
+    if (st) return st;
+    log_sums(lse, logits, n, m->n_vocab);
+    for (size_t t = 0; t < n_targets; t++)
+        nll[t] = lse[targets[t].read - first] - logits[(targets[t].read - first) * m->n_vocab + (size_t)targets[t].token];
+    if (!with_gradient) return SP_OK;
+    cross_entropy_backward(logits, lse, targets, n_targets, first, n, m->n_vocab);
+    return sp_weights_head_backward(engine->dnormed + first * m->d_model, m, logits, n, engine->arena);
+}
+
+static sp_status check_targets(const sp_engine *engine, const sp_target *targets, size_t n_targets)
+{
+    for (size_t t = 0; t < n_targets; t++)
+        if (targets[t].token < 0 || (size_t)targets[t].token >= engine->model->n_vocab ||
+            targets[t].read >= engine->read_plan.n_queries || (t > 0 && targets[t].read < targets[t - 1].read))
+            return sp_fail(SP_ERR_ARGUMENT, "target %zu (token %d at read row %zu) is outside the vocabulary or out of order", t,
+                           (int)targets[t].token, targets[t].read);
+    return SP_OK;
+}
+
+sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient)
+{
+    const sp_model *m = engine->model;
+    size_t n_read = engine->read_plan.n_queries;
+    sp_status st = check_targets(engine, targets, n_targets);
+    if (st) return st;
+    if (with_gradient && !(engine->dnormed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float)))) return SP_ERR_MEMORY;
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    size_t rows = n_read < LOGIT_ROWS_AT_ONCE ? n_read : (size_t)LOGIT_ROWS_AT_ONCE;
+    float *logits = sp_arena_alloc(engine->arena, rows * m->n_vocab, sizeof(float));
+    if (!logits) return SP_ERR_MEMORY;
+    for (size_t first = 0, t = 0; first < n_read && !st; first += rows) {
+        size_t n = n_read - first < rows ? n_read - first : rows, end = t;
+        while (end < n_targets && targets[end].read < first + n) end++;
+        if (end > t || with_gradient)
+            st = cross_entropy_part(nll + t, engine, targets + t, end - t, first, n, logits, with_gradient);
+        t = end;
+    }
+    sp_arena_reset(engine->arena, mark);
+    return st;
+}
+
+sp_status sp_engine_backward(float *d_prompt, sp_engine *engine)
+{
+    if (!engine->layers || !engine->dnormed)
+        return sp_fail(SP_ERR_ARGUMENT, "backward needs a forward pass that was kept and a cross-entropy with gradient");
+    sp_status st = sp_backward_layers(d_prompt, engine);
+    engine->layers = NULL; /* gate_up was overwritten: once for each forward */
+    return st;
+}

@@ -1,0 +1,202 @@
+/* forward.c: a pass through the layers over the rows of a token tree.
+ *
+ * The stream x holds one row for each row computed. The last layer needs keys and values of all of them, but queries, attention
+ * and feed-forward only of the rows that somebody reads. */
+#include <string.h>
+
+#include "base/status.h"
+#include "model/internal.h"
+#include "tensor/kernels.h"
+#include "tensor/matmul.h"
+
+static void normalise(float *y, float *rrms, const float *x, const float *w, float eps, size_t n, size_t d)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) rrms[r] = kernels->rms_norm(y + r * d, x + r * d, w, eps, d);
+}
+
+/* Rows of the plan's queries out of the pass's rows. */
+static void gather_queries(float *out, const float *x, const sp_engine *engine, const sp_attention_plan *plan, size_t d)
+{
+    for (size_t i = 0; i < plan->n_queries; i++)
+        memcpy(out + i * d, x + (plan->query_rows[i] - engine->first_row) * d, d * sizeof *x);
+}
+
+/* Queries, keys and values of one layer before RoPE, wherever they stand. */
+typedef struct projections {
+    float *q;
+    size_t ldq;
+    float *kv; /* (n, kv_dim) keys, then values, in one row */
+    size_t ldkv;
+} projections;
+
+static sp_status project_all(projections *out, sp_engine *engine, const sp_layer_weights *w, const float *normed)
+{
+    const sp_model *m = engine->model;
+    size_t q_dim = sp_model_q_dim(m), width = q_dim + 2 * sp_model_kv_dim(m);
+    float *qkv = sp_arena_alloc(engine->arena, engine->n * width, sizeof(float));
+    if (!qkv) return SP_ERR_MEMORY;
+    *out = (projections){qkv, width, qkv + q_dim, width};
+    return sp_linear(qkv, width, normed, m->d_model, w->qkv, engine->n, width, m->d_model, false);
+}
+
+static sp_status project_read(projections *out, sp_engine *engine, const sp_layer_weights *w, const float *normed,
+                              const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+    size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_width = 2 * sp_model_kv_dim(m);
+    float *q = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
+    float *kv = sp_arena_alloc(engine->arena, engine->n * kv_width, sizeof(float));
+    float *read = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
+    if (!q || !kv || !read) return SP_ERR_MEMORY;
+    *out = (projections){q, q_dim, kv, kv_width};
+    gather_queries(read, normed, engine, plan, d);
+    sp_status st = sp_linear(q, q_dim, read, d, w->qkv, plan->n_queries, q_dim, d, false);
+    return st ? st : sp_linear(kv, kv_width, normed, d, w->qkv + q_dim * d, engine->n, kv_width, d, false);
+}
+
+/* Turns queries and keys by their positions, and puts keys and values where attention reads them. */
+static void turn_and_store(sp_engine *engine, size_t layer, const projections *p, const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+    size_t kv_dim = sp_model_kv_dim(m);
+    float *kt = engine->kt[layer], *v = engine->v[layer] + engine->first_row * kv_dim;
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < plan->n_queries; i++)
+            sp_rope_turn(p->q + i * p->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head, m->d_head, 1);
+#pragma omp for schedule(static)
+        for (size_t r = 0; r < engine->n; r++) {
+            sp_rope_turn(p->kv + r * p->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, 1);
+            memcpy(v + r * kv_dim, p->kv + r * p->ldkv + kv_dim, kv_dim * sizeof(float));
+        }
+#pragma omp for schedule(static)
+        for (size_t i = 0; i < kv_dim; i++)
+            for (size_t r = 0; r < engine->n; r++) kt[i * engine->ld + engine->first_row + r] = p->kv[r * p->ldkv + i];
+    }
+}
+
+static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+    size_t q_dim = sp_model_q_dim(m);
+    float *attended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
+    float *lse = sp_arena_alloc(engine->arena, plan->n_queries * m->n_head, sizeof(float));
+    if (!attended || !lse) return SP_ERR_MEMORY;
+    state->attended = attended;
+    state->lse = lse;
+    const sp_keys keys = {engine->kt[layer], engine->ld, engine->v[layer]};
+    const sp_attention_shape shape = sp_model_attention_shape(m);
+    return sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
+}
+
+/* x_mid = x + attention(norm(x)), for the plan's queries. */
+static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_t layer, const sp_layer_weights *w,
+                                 const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
+    float *rrms = sp_arena_alloc(engine->arena, engine->n, sizeof(float));
+    float *normed = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
+    float *x_mid = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
+    if (!rrms || !normed || !x_mid) return SP_ERR_MEMORY;
+    normalise(normed, rrms, state->x, w->attn_norm, m->norm_eps, engine->n, d);
+    projections p;
+    sp_status st = sp_is_last_layer(engine, layer) ? project_read(&p, engine, w, normed, plan) : project_all(&p, engine, w, normed);
+    if (st) return st;
+    turn_and_store(engine, layer, &p, plan);
+    state->rrms = rrms;
+    state->q = p.q;
+    state->ldq = p.ldq;
+    state->x_mid = x_mid;
+    if ((st = attend(state, engine, layer, plan))) return st;
+    gather_queries(x_mid, state->x, engine, plan, d);
+    return sp_linear(x_mid, d, state->attended, q_dim, w->out, plan->n_queries, d, q_dim, true);
+}
+
+/* x_out = x_mid + down(silu(gate) * up). */
+static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w, size_t n)
+{
+    const sp_model *m = engine->model;
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t d = m->d_model, d_ffn = m->d_ffn;
+    float *rrms = sp_arena_alloc(engine->arena, n, sizeof(float));
+    float *gate_up = sp_arena_alloc(engine->arena, n * 2 * d_ffn, sizeof(float));
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    float *normed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
+    float *h = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
+    if (!rrms || !gate_up || !normed || !h) return SP_ERR_MEMORY;
+    state->rrms_mid = rrms;
+    state->gate_up = gate_up;
+    normalise(normed, rrms, state->x_mid, w->ffn_norm, m->norm_eps, n, d);
+    sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, w->gate_up, n, 2 * d_ffn, d, false);
+    if (st) return st;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++)
+        kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
+    memcpy(x_out, state->x_mid, n * d * sizeof *x_out);
+    st = sp_linear(x_out, d, h, d_ffn, w->down, n, d, d_ffn, true);
+    sp_arena_reset(engine->arena, mark);
+    return st;
+}
+
+static sp_status layer_forward(float *x_out, sp_layer_state *state, sp_engine *engine, size_t layer)
+{
+    const sp_attention_plan *plan = sp_layer_plan(engine, layer);
+    sp_layer_weights weights;
+    sp_weights_get_layer(&weights, engine->model, layer);
+    sp_status st = attention_block(state, engine, layer, &weights, plan);
+    return st ? st : feed_forward_block(x_out, state, engine, &weights, plan->n_queries);
+}
+
+/* The stream's first row of all: embeddings of tokens, and the soft prompt. */
+static sp_status embed_rows(float *x, const sp_engine *engine, const float *prompt)
+{
+    const sp_model *m = engine->model;
+    for (size_t r = 0; r < engine->n; r++) {
+        int32_t token = engine->tree->tokens[engine->first_row + r];
+        if (token >= 0 && (size_t)token >= m->n_vocab)
+            return sp_fail(SP_ERR_ARGUMENT, "token %d is outside the model's vocabulary of %zu", (int)token, m->n_vocab);
+        if (token < 0) memcpy(x + r * m->d_model, prompt + (engine->first_row + r) * m->d_model, m->d_model * sizeof *x);
+        else sp_weights_expand_rows(x + r * m->d_model, m->embedding, (size_t)token, 1);
+    }
+    return SP_OK;
+}
+
+static sp_status final_norm(sp_engine *engine, size_t n_read)
+{
+    const sp_model *m = engine->model;
+    engine->rrms_hidden = sp_arena_alloc(engine->arena, n_read, sizeof(float));
+    engine->normed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float));
+    if (!engine->rrms_hidden || !engine->normed) return SP_ERR_MEMORY;
+    normalise(engine->normed, engine->rrms_hidden, engine->hidden, m->output_norm_f32, m->norm_eps, n_read, m->d_model);
+    return SP_OK;
+}
+
+sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass)
+{
+    const sp_model *m = engine->model;
+    size_t row_floats = engine->n * m->d_model;
+    float *x = sp_arena_alloc(engine->arena, row_floats, sizeof(float));
+    float *other = pass->keep_for_backward ? NULL : sp_arena_alloc(engine->arena, row_floats, sizeof(float));
+    engine->layers = NULL;
+    if (pass->keep_for_backward && !(engine->layers = sp_arena_alloc(engine->arena, m->n_layer, sizeof *engine->layers)))
+        return SP_ERR_MEMORY;
+    if (!x || (!pass->keep_for_backward && !other)) return SP_ERR_MEMORY;
+    sp_status st = embed_rows(x, engine, pass->prompt);
+    for (size_t l = 0; l < m->n_layer && !st; l++) {
+        sp_layer_state once, *state = engine->layers ? &engine->layers[l] : &once;
+        float *x_out = engine->layers ? sp_arena_alloc(engine->arena, row_floats, sizeof(float)) : other;
+        if (!x_out) return SP_ERR_MEMORY;
+        sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+        state->x = x;
+        st = layer_forward(x_out, state, engine, l);
+        if (!engine->layers) sp_arena_reset(engine->arena, mark);
+        other = x;
+        x = x_out;
+    }
+    engine->hidden = x;
+    return st ? st : final_norm(engine, pass->n_read);
+}

@@ -1,0 +1,343 @@
+/* model.c: from a GGUF file to a model: hyperparameters, every tensor by name and shape, tokenizer.
+ *
+ * A tensor of the file that nothing here would use is an error: to leave out a bias in silence is to compute another model. */
+#include "model/model.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "base/status.h"
+#include "model/internal.h"
+
+/* ---- metadata ---- */
+
+/* "<architecture>.<name>": the keys of hyperparameters. */
+static const char *key_of(char key[128], const sp_model *m, const char *name)
+{
+    snprintf(key, 128, "%s.%s", m->architecture, name);
+    return key;
+}
+
+/* A count that must be there, unless there is a fallback other than 0; in 1 .. limit. */
+static sp_status read_size(size_t *out, const sp_model *m, const char *name, size_t fallback, size_t limit)
+{
+    char key[128];
+    uint32_t value;
+    *out = fallback;
+    if (fallback && !sp_gguf_has(m->gguf, key_of(key, m, name))) return SP_OK;
+    sp_status st = sp_gguf_get_u32(&value, m->gguf, key_of(key, m, name));
+    if (st) return st;
+    if (value == 0 || value > limit)
+        return sp_fail(SP_ERR_FORMAT, "%s: %s is %" PRIu32 ", not in 1 .. %zu", m->path, key, value, limit);
+    *out = value;
+    return SP_OK;
+}
+
+static sp_status read_float(float *out, const sp_model *m, const char *name, float fallback)
+{
+    char key[128];
+    *out = fallback;
+    if (!sp_gguf_has(m->gguf, key_of(key, m, name))) return SP_OK;
+    sp_status st = sp_gguf_get_f32(out, m->gguf, key);
+    if (st) return st;
+    if (!isfinite(*out) || *out < 0) return sp_fail(SP_ERR_FORMAT, "%s: %s is %g; a finite number >= 0 was expected", m->path, key, (double)*out);
+    return SP_OK;
+}
+
+static sp_status copy_string(char **out, const sp_gguf *gguf, const char *key)
+{
+    sp_gguf_string value = {"", 0};
+    if (sp_gguf_has(gguf, key)) {
+        sp_status st = sp_gguf_get_string(&value, gguf, key);
+        if (st) return st;
+    }
+    *out = strndup(value.bytes, value.n_bytes);
+    return *out ? SP_OK : sp_fail_no_memory(value.n_bytes + 1);
+}
+
+static sp_status read_architecture(sp_model *m)
+{
+    sp_status st = copy_string(&m->name, m->gguf, "general.name");
+    if (!st) st = copy_string(&m->architecture, m->gguf, "general.architecture");
+    if (st) return st;
+    if (strcmp(m->architecture, "llama") == 0) return SP_OK;
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: llama", m->path, m->architecture);
+}
+
+/* Limits are far above any model, and low enough that no product of two of them wraps. */
+static sp_status read_sizes(sp_model *m)
+{
+    sp_status st;
+    if ((st = read_size(&m->n_layer, m, "block_count", 0, 10000))) return st;
+    if ((st = read_size(&m->d_model, m, "embedding_length", 0, 1 << 20))) return st;
+    if ((st = read_size(&m->d_ffn, m, "feed_forward_length", 0, 1 << 22))) return st;
+    if ((st = read_size(&m->context_length, m, "context_length", 0, 1 << 28))) return st;
+    if ((st = read_size(&m->n_head, m, "attention.head_count", 0, 1 << 16))) return st;
+    if ((st = read_size(&m->n_head_kv, m, "attention.head_count_kv", m->n_head, 1 << 16))) return st;
+    if ((st = read_float(&m->norm_eps, m, "attention.layer_norm_rms_epsilon", 1e-5f))) return st;
+    if (m->n_head % m->n_head_kv)
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu heads cannot share %zu key heads evenly", m->path, m->n_head, m->n_head_kv);
+    size_t even_share = m->d_model / m->n_head, d_value;
+    if ((st = read_size(&m->d_head, m, "attention.key_length", even_share ? even_share : 1, 1 << 12))) return st;
+    if ((st = read_size(&d_value, m, "attention.value_length", m->d_head, 1 << 12))) return st;
+    if (d_value != m->d_head)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value, m->d_head);
+    return SP_OK;
+}
+
+/* ---- rotary embedding ---- */
+
+static sp_status read_scaling(sp_rope_options *o, const sp_model *m)
+{
+    char key[128], *type = NULL;
+    float linear;
+    sp_status st = copy_string(&type, m->gguf, key_of(key, m, "rope.scaling.type"));
+    if (!st) st = read_float(&linear, m, "rope.scale_linear", 1);
+    if (!st) st = read_float(&o->factor, m, "rope.scaling.factor", linear);
+    if (!st && strcmp(type, "linear") == 0) o->scaling = SP_ROPE_LINEAR;
+    else if (!st && strcmp(type, "yarn") == 0) o->scaling = SP_ROPE_YARN;
+    else if (!st && (*type == 0 || strcmp(type, "none") == 0)) o->scaling = *type == 0 && o->factor != 1 ? SP_ROPE_LINEAR : SP_ROPE_NONE;
+    else if (!st)
+        st = sp_fail(SP_ERR_UNSUPPORTED, "%s: %s \"%.40s\" is not supported; known: none, linear, yarn, and rope_freqs.weight (llama 3)",
+                     m->path, key_of(key, m, "rope.scaling.type"), type);
+    if (!st && o->scaling != SP_ROPE_NONE && !(o->factor > 0))
+        st = sp_fail(SP_ERR_FORMAT, "%s: a RoPE scaling factor of %g; it must be above 0", m->path, (double)o->factor);
+    free(type);
+    return st;
+}
+
+static sp_status read_yarn(sp_rope_options *o, const sp_model *m)
+{
+    sp_status st;
+    if ((st = read_size(&o->original_context, m, "rope.scaling.original_context_length", m->context_length, 1 << 28))) return st;
+    if ((st = read_float(&o->attention_factor, m, "rope.scaling.attn_factor", 1))) return st;
+    if ((st = read_float(&o->beta_fast, m, "rope.scaling.yarn_beta_fast", 32))) return st;
+    return read_float(&o->beta_slow, m, "rope.scaling.yarn_beta_slow", 1);
+}
+
+static sp_status check_frequency_factors(const sp_model *m, const sp_gguf_tensor *t, size_t n_pairs)
+{
+    if (t->type != GGML_TYPE_F32 || t->n_dims != 1 || t->shape[0] != n_pairs)
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor rope_freqs.weight: %zu values of f32 were expected", m->path, n_pairs);
+    for (size_t i = 0; i < n_pairs; i++)
+        if (!(((const float *)t->data)[i] > 0))
+            return sp_fail(SP_ERR_FORMAT, "%s: tensor rope_freqs.weight: value %zu is not above 0", m->path, i);
+    return SP_OK;
+}
+
+static sp_status make_rope(sp_model *m)
+{
+    sp_rope_options o = {0};
+    const sp_gguf_tensor *factors = sp_gguf_find_tensor(m->gguf, "rope_freqs.weight");
+    sp_status st = read_size(&o.n_rot, m, "rope.dimension_count", m->d_head, m->d_head);
+    if (!st) st = read_float(&o.theta, m, "rope.freq_base", 10000);
+    if (!st) st = read_scaling(&o, m);
+    if (!st) st = read_yarn(&o, m);
+    if (st) return st;
+    if (o.n_rot % 2 || !(o.theta > 1))
+        return sp_fail(SP_ERR_FORMAT, "%s: RoPE over %zu dimensions with base %g: an even number and a base above 1 were expected",
+                       m->path, o.n_rot, (double)o.theta);
+    if (factors && (st = check_frequency_factors(m, factors, o.n_rot / 2))) return st;
+    o.frequency_factors = factors ? factors->data : NULL;
+    return sp_rope_create(&m->rope, &o);
+}
+
+/* ---- tensors ---- */
+
+/* A tensor of exactly this shape, of a type that expands to f32. `rows` 0: a vector. */
+static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, const char *name, size_t width, size_t rows)
+{
+    const sp_gguf_tensor *t = sp_gguf_find_tensor(m->gguf, name);
+    if (!t) return sp_fail(SP_ERR_FORMAT, "%s: tensor %s is missing; fetch the file again", m->path, name);
+    if (t->n_dims > 2 || t->shape[0] != width || t->shape[1] != (rows ? rows : 1))
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor %s has shape (%" PRIu64 ", %" PRIu64 "); (%zu, %zu) was expected", m->path, name,
+                       t->shape[1], t->shape[0], rows ? rows : 1, width);
+    if (t->type != GGML_TYPE_F32 && !ggml_get_type_traits(t->type)->to_float)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s has type %s, which cannot be expanded to f32", m->path, name, ggml_type_name(t->type));
+    *out = t;
+    return SP_OK;
+}
+
+static sp_status find_layer(sp_layer_tensors *t, const sp_model *m, size_t layer)
+{
+    const size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
+    const struct {
+        const sp_gguf_tensor **out;
+        const char *name;
+        size_t width, rows;
+    } wanted[] = {
+        {&t->attn_norm, "attn_norm", d, 0}, {&t->q, "attn_q", d, q_dim},
+        {&t->k, "attn_k", d, kv_dim},       {&t->v, "attn_v", d, kv_dim},
+        {&t->out, "attn_output", q_dim, d}, {&t->ffn_norm, "ffn_norm", d, 0},
+        {&t->gate, "ffn_gate", d, m->d_ffn}, {&t->up, "ffn_up", d, m->d_ffn},
+        {&t->down, "ffn_down", m->d_ffn, d},
+    };
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "blk.%zu.%s.weight", layer, wanted[i].name);
+        sp_status st = find_tensor(wanted[i].out, m, name, wanted[i].width, wanted[i].rows);
+        if (st) return st;
+    }
+    return SP_OK;
+}
+
+static bool is_used(const sp_model *m, const sp_gguf_tensor *t)
+{
+    if (t == m->embedding || t == m->output || t == m->output_norm || strcmp(t->name, "rope_freqs.weight") == 0) return true;
+    for (size_t l = 0; l < m->n_layer; l++) {
+        const sp_layer_tensors *layer = &m->layers[l];
+        const sp_gguf_tensor *used[] = {layer->attn_norm, layer->q, layer->k, layer->v, layer->out, layer->ffn_norm, layer->gate,
+                                        layer->up, layer->down};
+        for (size_t i = 0; i < sizeof used / sizeof *used; i++)
+            if (t == used[i]) return true;
+    }
+    return false;
+}
+
+static uint64_t count_values(const sp_gguf_tensor *t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3]; }
+
+static sp_status check_all_used(sp_model *m)
+{
+    size_t n = sp_gguf_n_tensors(m->gguf), expected = m->n_layer * 9 + 2 + (m->output != m->embedding);
+    expected += sp_gguf_find_tensor(m->gguf, "rope_freqs.weight") != NULL;
+    for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_gguf_tensor_at(m->gguf, i));
+    for (size_t i = 0; n != expected && i < n; i++) {
+        const sp_gguf_tensor *t = sp_gguf_tensor_at(m->gguf, i);
+        if (!is_used(m, t))
+            return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s is no part of the %s architecture as this version runs it", m->path,
+                           t->name, m->architecture);
+    }
+    return SP_OK;
+}
+
+static sp_status find_tensors(sp_model *m)
+{
+    if (m->n_layer > sp_gguf_n_tensors(m->gguf)) /* before anything is allocated for so many */
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu layers, but only %zu tensors", m->path, m->n_layer, sp_gguf_n_tensors(m->gguf));
+    m->layers = calloc(m->n_layer, sizeof *m->layers);
+    if (!m->layers) return sp_fail_no_memory(m->n_layer * sizeof *m->layers);
+    sp_status st = find_tensor(&m->embedding, m, "token_embd.weight", m->d_model, m->n_vocab);
+    if (!st) st = find_tensor(&m->output_norm, m, "output_norm.weight", m->d_model, 0);
+    m->output = m->embedding;
+    if (!st && sp_gguf_find_tensor(m->gguf, "output.weight")) st = find_tensor(&m->output, m, "output.weight", m->d_model, m->n_vocab);
+    for (size_t l = 0; l < m->n_layer && !st; l++) st = find_layer(&m->layers[l], m, l);
+    return st ? st : check_all_used(m);
+}
+
+/* ---- public ---- */
+
+static sp_status load(sp_model *m, const char *path, const sp_model_options *options)
+{
+    sp_machine machine;
+    sp_machine_describe(&machine);
+    m->n_threads = options->n_threads > 0 ? options->n_threads : machine.n_threads;
+    sp_status st;
+    if ((st = sp_gguf_open(&m->gguf, path))) return st;
+    if ((st = read_architecture(m)) || (st = read_sizes(m)) || (st = make_rope(m))) return st;
+    if ((st = sp_tokenizer_from_gguf(&m->tokenizer, m->gguf))) return st;
+    m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
+    if ((st = find_tensors(m))) return st;
+    return sp_weights_prepare(m, options->weights);
+}
+
+sp_status sp_model_load(sp_model **out, const char *path, const sp_model_options *options)
+{
+    const sp_model_options defaults = {0};
+    sp_model *m = calloc(1, sizeof *m);
+    *out = NULL;
+    if (!m) return sp_fail_no_memory(sizeof *m);
+    m->path = strdup(path);
+    sp_status st = m->path ? load(m, path, options ? options : &defaults) : sp_fail_no_memory(strlen(path) + 1);
+    if (st) sp_model_free(m);
+    else *out = m;
+    return st;
+}
+
+void sp_model_free(sp_model *m)
+{
+    if (!m) return;
+    sp_tokenizer_free(m->tokenizer);
+    sp_rope_free(m->rope);
+    free(m->layers);
+    free(m->expanded);
+    free(m->is_expanded);
+    free(m->norms_f32);
+    free(m->output_norm_f32);
+    free(m->path);
+    free(m->name);
+    free(m->architecture);
+    sp_gguf_close(m->gguf);
+    free(m);
+}
+
+void sp_model_get_info(sp_model_info *out, const sp_model *m)
+{
+    *out = (sp_model_info){
+        .path = m->path,
+        .architecture = m->architecture,
+        .name = m->name,
+        .n_layer = m->n_layer,
+        .d_model = m->d_model,
+        .d_ffn = m->d_ffn,
+        .n_head = m->n_head,
+        .n_head_kv = m->n_head_kv,
+        .d_head = m->d_head,
+        .n_vocab = m->n_vocab,
+        .context_length = m->context_length,
+        .n_parameters = m->n_parameters,
+        .file_bytes = sp_gguf_file_bytes(m->gguf),
+        .tied_output = m->output == m->embedding,
+    };
+}
+
+const sp_tokenizer *sp_model_tokenizer(const sp_model *m) { return m->tokenizer; }
+
+size_t sp_model_n_vocab(const sp_model *m) { return m->n_vocab; }
+
+size_t sp_model_d_model(const sp_model *m) { return m->d_model; }
+
+sp_status sp_model_embed(float *out, const sp_model *m, const int32_t *tokens, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || (size_t)tokens[i] >= m->n_vocab)
+            return sp_fail(SP_ERR_ARGUMENT, "token %d is outside the model's vocabulary of %zu", (int)tokens[i], m->n_vocab);
+        sp_weights_expand_rows(out + i * m->d_model, m->embedding, (size_t)tokens[i], 1);
+    }
+    return SP_OK;
+}
+
+sp_fingerprint sp_model_fingerprint(const sp_model *m)
+{
+    return (sp_fingerprint){
+        .tokenizer = sp_tokenizer_hash(m->tokenizer),
+        .embeddings = XXH3_64bits(m->embedding->data, m->embedding->n_bytes),
+        .n_layer = m->n_layer,
+        .d_model = m->d_model,
+        .n_head = m->n_head,
+        .n_head_kv = m->n_head_kv,
+        .n_vocab = m->n_vocab,
+    };
+}
+
+sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_model *m)
+{
+    size_t d = m->d_model;
+    double sum = 0, squares = 0, n = (double)m->n_vocab * (double)d;
+    float *row = malloc(d * sizeof *row);
+    if (!row) return sp_fail_no_memory(d * sizeof *row);
+    for (size_t token = 0; token < m->n_vocab; token++) {
+        sp_weights_expand_rows(row, m->embedding, token, 1);
+        for (size_t i = 0; i < d; i++) {
+            sum += (double)row[i];
+            squares += (double)row[i] * (double)row[i];
+        }
+    }
+    free(row);
+    *mean = sum / n;
+    *deviation = sqrt(fmax(squares / n - *mean * *mean, 0));
+    return SP_OK;
+}

@@ -1,0 +1,60 @@
+/* plan.c: from a token tree to tiles of queries and the spans that they see. */
+#include <string.h>
+
+#include "model/internal.h"
+
+/* A tile's scores (queries * heads * keys floats) should stay in the second-level cache. */
+enum { MAX_TILE_QUERIES = 32, MIN_TILE_QUERIES = 4, TILE_SCORES = 1 << 17 };
+
+static size_t count_path(const sp_tree *tree, size_t run)
+{
+    size_t n = 0;
+    for (; run != SP_NO_RUN; run = tree->runs[run].parent) n++;
+    return n;
+}
+
+static sp_status fill_tile(sp_query_tile *tile, const sp_tree *tree, size_t run, const size_t *rows, size_t first_query, size_t n,
+                           sp_arena *arena)
+{
+    size_t n_spans = count_path(tree, run), last_row = rows[first_query + n - 1];
+    sp_span *spans = sp_arena_alloc(arena, n_spans, sizeof *spans);
+    if (!spans) return SP_ERR_MEMORY;
+    size_t above = tree->runs[run].parent;
+    spans[n_spans - 1] = (sp_span){tree->runs[run].first_row, last_row - tree->runs[run].first_row + 1};
+    for (size_t s = n_spans - 1; s-- > 0; above = tree->runs[above].parent)
+        spans[s] = (sp_span){tree->runs[above].first_row, tree->runs[above].n_rows};
+    *tile = (sp_query_tile){first_query, n, spans, n_spans, sp_tree_position(tree, run, last_row) + 1};
+    return SP_OK;
+}
+
+static size_t tile_queries(size_t n_keys, size_t heads_per_key)
+{
+    size_t n = TILE_SCORES / (n_keys * heads_per_key);
+    return n < MIN_TILE_QUERIES ? MIN_TILE_QUERIES : n > MAX_TILE_QUERIES ? MAX_TILE_QUERIES : n;
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const size_t *rows, size_t n_rows, size_t heads_per_key,
+                            sp_arena *arena)
+{
+    size_t *query_rows = sp_arena_alloc(arena, n_rows, sizeof *query_rows);
+    sp_query_tile *tiles = sp_arena_alloc(arena, n_rows, sizeof *tiles); /* never more tiles than queries */
+    if (!query_rows || !tiles) return SP_ERR_MEMORY;
+    if (n_rows) memcpy(query_rows, rows, n_rows * sizeof *rows);
+    *out = (sp_attention_plan){.tiles = tiles, .query_rows = query_rows, .n_queries = n_rows, .n_rows = tree->n_rows};
+    for (size_t run = 0, q = 0; q < n_rows; run++) {
+        size_t run_end = tree->runs[run].first_row + tree->runs[run].n_rows;
+        while (q < n_rows && rows[q] < run_end) {
+            size_t limit = tile_queries(sp_tree_position(tree, run, run_end), heads_per_key), n = 1;
+            while (n < limit && q + n < n_rows && rows[q + n] < run_end) n++;
+            sp_query_tile *tile = &tiles[out->n_tiles++];
+            sp_status st = fill_tile(tile, tree, run, rows, q, n, arena);
+            if (st) return st;
+            out->max_tile_queries = larger(out->max_tile_queries, n);
+            out->max_tile_keys = larger(out->max_tile_keys, tile->n_keys);
+            q += n;
+        }
+    }
+    return SP_OK;
+}

@@ -1,0 +1,59 @@
+/* kernels.h: the inner loops, once for each rung of the ladder of CPU features.
+ *
+ * kernels.c is compiled several times, with other compiler flags each time; sp_kernels_select picks at run time. A rung may be
+ * faster, never different in meaning: tests compare all of them with plain loops in double.
+ * SOFTPROMPT_KERNELS=generic|avx2|avx512 in the environment forces a rung (one that the CPU has). */
+#ifndef SP_TENSOR_KERNELS_H
+#define SP_TENSOR_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef struct sp_kernels {
+    const char *name;
+    size_t lanes; /* floats in a vector: what callers may round lengths up to where memory allows */
+
+    /* C (m, n) = A (m, k) B (k, n), or C += with `accumulate`. Row-major; A by strides, so a transposed A is the same array:
+     * element (i, l) of A stands at a[i * a_row + l * a_col]. For the small products of attention; C must not overlap. */
+    void (*gemm)(float *c, size_t ldc, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, size_t m, size_t n,
+                 size_t k, bool accumulate);
+
+    /* One row of attention weights, in place: s_i <- exp(s_i) / sum exp(s) for i < n, zero for n <= i < n_padded.
+     * Returns ln sum exp(s). n >= 1. */
+    float (*softmax_row)(float *s, size_t n, size_t n_padded);
+
+    /* The same weights again from the scores and the log-sum: s_i <- exp(s_i - lse), zero for n <= i < n_padded. */
+    void (*softmax_again)(float *s, float lse, size_t n, size_t n_padded);
+
+    /* Backward of a softmax row: ds_i = p_i (dp_i - dot), in dp. `dot` is the sum of p_j dp_j over the row. */
+    void (*softmax_backward)(float *dp, const float *p, float dot, size_t n);
+
+    float (*dot)(const float *a, const float *b, size_t n);
+
+    /* y = w * x / sqrt(mean(x^2) + eps). RMSNorm, arXiv 1910.07467. y, x, w (d). Returns 1 / rms, which backward reads. */
+    float (*rms_norm)(float *y, const float *x, const float *w, float eps, size_t d);
+
+    /* dx += dL/dx. With g = dy * w and u = x * rrms:  dx_i += rrms * (g_i - u_i * mean(g * u)). */
+    void (*rms_norm_backward)(float *dx, const float *dy, const float *x, const float *w, float rrms, size_t d);
+
+    /* h = silu(gate) * up, silu(z) = z / (1 + exp(-z)): the gated activation of SwiGLU, arXiv 2002.05202. All (n). */
+    void (*swiglu)(float *h, const float *gate, const float *up, size_t n);
+
+    /* gate and up become their own gradients: dup = dh silu(gate), dgate = dh up s (1 + gate (1 - s)), s = sigmoid(gate). */
+    void (*swiglu_backward)(float *gate, float *up, const float *dh, size_t n);
+
+    /* ln sum exp(x), n >= 1, f64 accumulation over blocks: vocabularies are long. */
+    double (*log_sum_exp)(const float *x, size_t n);
+
+    /* x_i <- scale * exp(x_i - lse) */
+    void (*exp_scaled)(float *x, float lse, float scale, size_t n);
+} sp_kernels;
+
+/* The rung in use: the best that this CPU has, decided once. */
+const sp_kernels *sp_kernels_select(void);
+
+/* All rungs that this CPU can run, generic first; for tests. Returns how many were written (at most 3). */
+size_t sp_kernels_list(const sp_kernels *out[3]);
+
+#endif

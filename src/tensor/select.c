@@ -1,0 +1,36 @@
+/* select.c: the ladder of kernels: C first, then each rung that the CPU has. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "tensor/kernels.h"
+
+extern const sp_kernels sp_kernels_generic, sp_kernels_avx2, sp_kernels_avx512;
+
+size_t sp_kernels_list(const sp_kernels *out[3])
+{
+    size_t n = 0;
+    out[n++] = &sp_kernels_generic;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) out[n++] = &sp_kernels_avx2;
+    if (n == 2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vl"))
+        out[n++] = &sp_kernels_avx512;
+#endif
+    return n;
+}
+
+const sp_kernels *sp_kernels_select(void)
+{
+    static const sp_kernels *selected; /* every thread that gets here writes the same value */
+    const sp_kernels *now = __atomic_load_n(&selected, __ATOMIC_RELAXED);
+    if (now) return now;
+    const sp_kernels *rungs[3];
+    size_t n = sp_kernels_list(rungs);
+    const char *wanted = getenv("SOFTPROMPT_KERNELS");
+    now = rungs[n - 1];
+    for (size_t i = 0; wanted && i < n; i++)
+        if (strcmp(rungs[i]->name, wanted) == 0) now = rungs[i];
+    __atomic_store_n(&selected, now, __ATOMIC_RELAXED);
+    return now;
+}
