@@ -254,8 +254,8 @@ typedef struct sp_session sp_session;
 SP_API sp_status sp_session_create(sp_session **out, sp_model *model, const sp_prompt *prompt);
 SP_API void sp_session_free(sp_session *session);
 
-/* Appends n >= 1 tokens. `logits` (n_vocab) gets those that follow the last one; NULL: not computed.
- * ARGUMENT: the text and the prompt no longer fit the model's context. */
+/* Appends n >= 1 tokens. `logits` (n_vocab) gets those that follow the last one; NULL: they are only kept for sp_generate.
+ * ARGUMENT: the text and the prompt no longer fit the model's context; nothing was appended then. */
 SP_API sp_status sp_session_append(sp_session *session, const int32_t *tokens, size_t n, float *logits);
 
 /* The same, with logits (n, n_vocab) behind every one of the n tokens. */

@@ -115,7 +115,7 @@ static sp_status add_branches(sp_tree *tree, size_t parent, sequence *sequences,
     size_t begin = 0;
     while (begin < n && sequences[begin].length == depth) begin++; /* these end here */
     while (begin < n) {
-        size_t end = begin + 1, run;
+        size_t end = begin + 1, run = SP_NO_RUN;
         while (end < n && sequences[end].tokens[depth] == sequences[begin].tokens[depth]) end++;
         size_t shared = common_prefix(&sequences[begin], &sequences[end - 1], depth + 1);
         sp_status st = add_run(&run, tree, parent, sequences[begin].tokens + depth, shared - depth);
