@@ -1,0 +1,156 @@
+/* init.c: the vectors that training starts from.
+ *
+ *   vocab    embeddings of random tokens: PEFT's SAMPLE_VOCAB, but without special tokens and without repetition
+ *   text     embeddings of a text's tokens, repeated or cut: PEFT's TEXT, but without the BOS that a tokenizer may add
+ *   random   normal numbers with mean and deviation of the vocabulary's embeddings. PEFT's RANDOM is torch.nn.Embedding's standard
+ *            normal, some ten times longer than any real embedding of most models, from where training takes far more steps
+ *
+ * Lester et al., arXiv 2104.08691, section 3.2, compare them: vocabulary and text train best. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/status.h"
+#include "prompt/internal.h"
+#include "text/tokenizer.h"
+
+enum { DEFAULT_VIRTUAL_TOKENS = 32, RNG_STREAM = 0x696e6974 }; /* "init": a stream that nothing else draws from */
+
+/* A special token decodes to nothing unless special tokens are asked for. */
+static sp_status is_plain(bool *out, const sp_tokenizer *tokenizer, int32_t token)
+{
+    char *text;
+    size_t n_bytes;
+    sp_status st = sp_detokenize(&text, &n_bytes, tokenizer, &token, 1, false);
+    *out = !st && n_bytes > 0;
+    sp_free(text);
+    return st;
+}
+
+/* n tokens of the vocabulary in random order; where it has fewer, they come again. */
+static sp_status draw_tokens(int32_t *tokens, size_t n, const sp_model *model, sp_rng *rng)
+{
+    const size_t n_rows = sp_model_n_vocab(model), n_tokens = sp_tokenizer_n_vocab(sp_model_tokenizer(model));
+    const size_t n_vocab = n_rows < n_tokens ? n_rows : n_tokens; /* an embedding matrix may be padded */
+    size_t *order = malloc(n_vocab * sizeof *order), n_drawn = 0;
+    sp_status st = SP_OK;
+    if (!order) return sp_fail_no_memory(n_vocab * sizeof *order);
+    sp_rng_permute(rng, order, n_vocab);
+    for (size_t i = 0; i < n_vocab && n_drawn < n && !st; i++) {
+        bool plain;
+        st = is_plain(&plain, sp_model_tokenizer(model), (int32_t)order[i]);
+        if (plain) tokens[n_drawn++] = (int32_t)order[i];
+    }
+    free(order);
+    if (!st && n_drawn == 0)
+        st = sp_fail(SP_ERR_UNSUPPORTED, "the model's vocabulary has no token with text to start from; use --init random");
+    for (size_t i = n_drawn; i < n && !st; i++) tokens[i] = tokens[i - n_drawn];
+    return st;
+}
+
+static sp_status init_vocab(float *rows, size_t n, const sp_model *model, sp_rng *rng)
+{
+    int32_t *tokens = malloc(n * sizeof *tokens);
+    if (!tokens) return sp_fail_no_memory(n * sizeof *tokens);
+    sp_status st = draw_tokens(tokens, n, model, rng);
+    if (!st) st = sp_model_embed(rows, model, tokens, n);
+    free(tokens);
+    return st;
+}
+
+static sp_status init_text(float *rows, size_t n, const sp_model *model, const char *text)
+{
+    int32_t *tokens;
+    size_t n_tokens;
+    if (!text || !*text) return sp_fail(SP_ERR_ARGUMENT, "initialisation from text needs a text that is not empty");
+    sp_status st = sp_tokenize(&tokens, &n_tokens, sp_model_tokenizer(model), text, SIZE_MAX, SP_TOKENIZE_PARSE_SPECIAL);
+    if (st) return st;
+    if (n_tokens == 0) st = sp_fail(SP_ERR_ARGUMENT, "the text to start from gives no token; use a longer one");
+    const size_t d_model = sp_model_d_model(model), n_embedded = n_tokens < n ? n_tokens : n;
+    if (!st) st = sp_model_embed(rows, model, tokens, n_embedded);
+    for (size_t r = n_embedded; r < n && !st; r++)
+        memcpy(rows + r * d_model, rows + (r - n_embedded) * d_model, d_model * sizeof *rows);
+    sp_free(tokens);
+    return st;
+}
+
+static sp_status init_random(float *rows, size_t n, const sp_model *model, sp_rng *rng)
+{
+    double mean, deviation;
+    sp_status st = sp_model_embedding_moments(&mean, &deviation, model);
+    if (st) return st;
+    for (size_t i = 0; i < n * sp_model_d_model(model); i++) rows[i] = (float)(mean + deviation * sp_rng_normal(rng));
+    return SP_OK;
+}
+
+static sp_status init_rows(float *rows, size_t n, const sp_model *model, const sp_prompt_options *options)
+{
+    sp_rng rng = sp_rng_seed(options->seed, RNG_STREAM);
+    switch (options->init) {
+    case SP_INIT_VOCAB:
+        return init_vocab(rows, n, model, &rng);
+    case SP_INIT_RANDOM:
+        return init_random(rows, n, model, &rng);
+    case SP_INIT_TEXT:
+        return init_text(rows, n, model, options->init_text);
+    }
+    return sp_fail(SP_ERR_ARGUMENT, "unknown initialisation %d", (int)options->init);
+}
+
+/* Attention needs a place to rest, and trained models rest it on BOS: the row keeps BOS's embedding. */
+static sp_status init_sink(float *row, const sp_model *model)
+{
+    const int32_t bos = sp_tokenizer_bos(sp_model_tokenizer(model));
+    if (bos < 0) return sp_fail(SP_ERR_UNSUPPORTED, "the model names no BOS token, so there is no BOS sink; use --sink none");
+    return sp_model_embed(row, model, &bos, 1);
+}
+
+static sp_status check_options(const sp_prompt_options *options, size_t n, const sp_model *model)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, model);
+    if (options->sink != SP_SINK_NONE && options->sink != SP_SINK_BOS)
+        return sp_fail(SP_ERR_ARGUMENT, "unknown sink %d", (int)options->sink);
+    if (options->sink == SP_SINK_BOS && n < 2)
+        return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
+    if (n >= info.context_length)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens fill the model's context of %zu; use fewer", n, info.context_length);
+    return SP_OK;
+}
+
+/* What the adapter's files will tell of the model and of how the prompt began. */
+static sp_status record_origin(sp_prompt *p, const sp_model *model, const sp_prompt_options *options)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, model);
+    p->n_layer = info.n_layer;
+    p->n_head = info.n_head;
+    p->init = options->init;
+    p->fingerprint = sp_model_fingerprint(model);
+    p->has_fingerprint = true;
+    if (*info.name && !(p->base_model = strdup(info.name))) return sp_fail_no_memory(strlen(info.name) + 1);
+    if (options->init != SP_INIT_TEXT || (p->init_text = strdup(options->init_text))) return SP_OK;
+    return sp_fail_no_memory(strlen(options->init_text) + 1);
+}
+
+sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prompt_options *options)
+{
+    static const sp_prompt_options defaults;
+    if (!options) options = &defaults;
+    const size_t n = options->num_virtual_tokens ? options->num_virtual_tokens : DEFAULT_VIRTUAL_TOKENS;
+    sp_prompt *p = NULL;
+    *out = NULL;
+    sp_status st = check_options(options, n, model);
+    if (!st) st = sp_prompt_allocate(&p, n, sp_model_d_model(model));
+    if (st) return st;
+    p->num_frozen_tokens = options->sink == SP_SINK_BOS ? 1 : 0;
+    float *learnt = p->embeddings + p->num_frozen_tokens * p->d_model;
+    if (p->num_frozen_tokens && (st = init_sink(p->embeddings, model))) goto fail;
+    if ((st = init_rows(learnt, n - p->num_frozen_tokens, model, options))) goto fail;
+    if ((st = record_origin(p, model, options))) goto fail;
+    *out = p;
+    return SP_OK;
+fail:
+    sp_prompt_free(p);
+    return st;
+}

@@ -1,0 +1,35 @@
+/* internal.h: the inside of a soft prompt, for the files of this directory only. */
+#ifndef SP_PROMPT_INTERNAL_H
+#define SP_PROMPT_INTERNAL_H
+
+#include "prompt/prompt.h"
+
+struct sp_prompt {
+    size_t num_virtual_tokens, d_model;
+    size_t num_frozen_tokens; /* leading rows that training leaves alone */
+    float *embeddings;        /* (num_virtual_tokens, d_model) */
+    sp_task *task;            /* NULL: none */
+
+    /* What adapter_config.json tells of it. Numbers and strings that an adapter left out are 0 and NULL. */
+    size_t n_layer, n_head;
+    sp_init init;
+    char *init_text;  /* with SP_INIT_TEXT */
+    char *base_model; /* a name: no evidence */
+
+    bool has_fingerprint;
+    sp_fingerprint fingerprint; /* of the model that it was made for */
+};
+
+/* A prompt of zeros; at least one row and one column. */
+sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t d_model);
+
+/* Names in files: an initialisation as PEFT and as softprompt.json write it. */
+typedef struct sp_init_name {
+    const char *peft, *own;
+} sp_init_name;
+extern const sp_init_name sp_init_names[3]; /* by sp_init */
+
+#define SP_PROMPT_TENSOR "prompt_embeddings"
+enum { SP_PROMPT_FORMAT_VERSION = 1 }; /* of softprompt.json */
+
+#endif

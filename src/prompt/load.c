@@ -1,0 +1,194 @@
+/* load.c: a PEFT adapter directory as a soft prompt: ours, or PEFT's own, which has no softprompt.json and may leave out most of
+ * its configuration. What counts is the tensor; numbers in the configuration must agree with it where they are given. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/status.h"
+#include "format/adapter.h"
+#include "prompt/internal.h"
+
+/* ---- adapter_config.json and the tensor ----------------------------------------------------------------------- */
+
+static sp_status check_config(const sp_adapter *a)
+{
+    if (!sp_adapter_is_runnable(a->peft_type))
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: peft_type %.64s is not run by this version; it runs PROMPT_TUNING and P_TUNING",
+                       a->config_path, a->peft_type);
+    if (a->num_transformer_submodules > 1)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: a prompt for %zu submodules (encoder and decoder); only decoders are run",
+                       a->config_path, a->num_transformer_submodules);
+    return SP_OK;
+}
+
+static sp_status check_length(const sp_adapter *a, const char *field, size_t expected, uint64_t found)
+{
+    if (expected == 0 || expected == found) return SP_OK;
+    return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " has %" PRIu64 " where \"%s\" in " SP_ADAPTER_CONFIG " says %zu",
+                   a->tensors_path, found, field, expected);
+}
+
+static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
+{
+    sp_status st;
+    const sp_st_tensor *t = *out = sp_safetensors_find(a->tensors, SP_PROMPT_TENSOR);
+    if (!t)
+        return sp_fail(SP_ERR_FORMAT, "%s: no tensor " SP_PROMPT_TENSOR " (of %zu): not the weights of a %.64s adapter",
+                       a->tensors_path, sp_safetensors_n_tensors(a->tensors), a->peft_type);
+    if (t->n_dims != 2 || t->shape[0] == 0 || t->shape[1] == 0)
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " is not of shape (num_virtual_tokens, token_dim)",
+                       a->tensors_path);
+    if ((st = check_length(a, "num_virtual_tokens", a->num_virtual_tokens, t->shape[0]))) return st;
+    return check_length(a, "token_dim", a->token_dim, t->shape[1]);
+}
+
+static sp_status read_embeddings(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
+{
+    const size_t n = p->num_virtual_tokens * p->d_model;
+    sp_status st = sp_safetensors_read_f32(p->embeddings, a->tensors, t, 0, n);
+    for (size_t i = 0; i < n && !st; i++)
+        if (!isfinite(p->embeddings[i]))
+            st = sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR ": row %zu, column %zu is %f", a->tensors_path,
+                         i / p->d_model, i % p->d_model, (double)p->embeddings[i]);
+    return st;
+}
+
+static sp_status copy_string(char **out, const char *text)
+{
+    if (!text || (*out = strdup(text))) return SP_OK;
+    return sp_fail_no_memory(strlen(text) + 1);
+}
+
+/* How the prompt began, as PEFT says it; an initialisation that we do not know counts as random. */
+static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
+{
+    const char *init = NULL, *text = NULL;
+    sp_status st;
+    if ((st = sp_json_get_string(&init, a->config, "prompt_tuning_init", a->config_path)) ||
+        (st = sp_json_get_string(&text, a->config, "prompt_tuning_init_text", a->config_path)))
+        return st;
+    p->init = SP_INIT_RANDOM;
+    for (int i = 0; init && i < 3; i++)
+        if (strcmp(init, sp_init_names[i].peft) == 0) p->init = (sp_init)i;
+    if (p->init == SP_INIT_TEXT && !text) p->init = SP_INIT_RANDOM; /* what PEFT would not load again */
+    p->n_layer = a->num_layers;
+    p->n_head = a->num_attention_heads;
+    if ((st = copy_string(&p->base_model, a->base_model))) return st;
+    return p->init == SP_INIT_TEXT ? copy_string(&p->init_text, text) : SP_OK;
+}
+
+/* ---- softprompt.json ------------------------------------------------------------------------------------------ */
+
+static sp_status check_version(const sp_adapter *a)
+{
+    size_t version = 0;
+    sp_status st = sp_json_get_size(&version, a->own, "format_version", a->own_path);
+    if (st) return st;
+    if (version == 0)
+        return sp_fail(SP_ERR_FORMAT, "%s: \"format_version\" is missing; copy the whole directory again", a->own_path);
+    if (version > SP_PROMPT_FORMAT_VERSION)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: format version %zu, this program reads up to %d; use a newer softprompt",
+                       a->own_path, version, SP_PROMPT_FORMAT_VERSION);
+    return SP_OK;
+}
+
+static sp_status read_method(sp_prompt *p, const sp_adapter *a)
+{
+    json_t *method = NULL;
+    sp_status st = sp_json_get_object(&method, a->own, "method", a->own_path);
+    if (!st) st = sp_json_get_size(&p->num_frozen_tokens, method, "num_frozen_tokens", a->own_path);
+    if (!st && p->num_frozen_tokens > p->num_virtual_tokens)
+        st = sp_fail(SP_ERR_FORMAT, "%s: \"num_frozen_tokens\" is %zu of %zu virtual tokens", a->own_path, p->num_frozen_tokens,
+                     p->num_virtual_tokens);
+    return st;
+}
+
+static sp_status read_verbalizer(sp_verbalizer *out, const json_t *entry, const char *path)
+{
+    sp_status st;
+    if (!json_is_object(entry)) return sp_fail(SP_ERR_FORMAT, "%s: \"verbalizers\" holds something else than objects", path);
+    if ((st = sp_json_get_string(&out->label, entry, "label", path)) || (st = sp_json_get_string(&out->text, entry, "text", path)))
+        return st;
+    return out->label && out->text ? SP_OK : sp_fail(SP_ERR_FORMAT, "%s: a verbalizer lacks \"label\" or \"text\"", path);
+}
+
+/* The strings stay the JSON tree's: sp_prompt_set_task copies them. */
+static sp_status read_task(sp_prompt *p, const sp_adapter *a)
+{
+    json_t *task = NULL;
+    sp_task read = {0};
+    sp_status st = sp_json_get_object(&task, a->own, "task", a->own_path);
+    if (st || !task) return st;
+    if ((st = sp_json_get_string(&read.template_text, task, "template", a->own_path)) ||
+        (st = sp_json_get_size(&read.max_length, task, "max_length", a->own_path)))
+        return st;
+    const json_t *list = json_object_get(task, "verbalizers");
+    if (list && !json_is_array(list)) return sp_fail(SP_ERR_FORMAT, "%s: \"verbalizers\" is no array", a->own_path);
+    read.n_verbalizers = json_array_size(list);
+    sp_verbalizer *verbalizers = calloc(read.n_verbalizers + 1, sizeof *verbalizers);
+    if (!verbalizers) return sp_fail_no_memory((read.n_verbalizers + 1) * sizeof *verbalizers);
+    for (size_t i = 0; i < read.n_verbalizers && !st; i++)
+        st = read_verbalizer(&verbalizers[i], json_array_get(list, i), a->own_path);
+    read.verbalizers = verbalizers;
+    if (!st) st = sp_prompt_set_task(p, &read);
+    free(verbalizers);
+    return st;
+}
+
+static sp_status read_hash(uint64_t *out, const json_t *object, const char *key, const char *path)
+{
+    const char *text = NULL;
+    sp_status st = sp_json_get_string(&text, object, key, path);
+    if (st) return st;
+    if (!text || strlen(text) != 16 || strspn(text, "0123456789abcdef") != 16)
+        return sp_fail(SP_ERR_FORMAT, "%s: \"%s\" is not a hash of 16 hexadecimal digits", path, key);
+    *out = strtoull(text, NULL, 16);
+    return SP_OK;
+}
+
+static sp_status read_fingerprint(sp_prompt *p, const sp_adapter *a)
+{
+    json_t *object = NULL;
+    sp_fingerprint *f = &p->fingerprint;
+    const char *path = a->own_path;
+    sp_status st = sp_json_get_object(&object, a->own, "fingerprint", path);
+    if (st || !object) return st;
+    if ((st = read_hash(&f->tokenizer, object, "tokenizer", path)) ||
+        (st = read_hash(&f->embeddings, object, "embeddings", path)) ||
+        (st = sp_json_get_size(&f->n_layer, object, "n_layer", path)) ||
+        (st = sp_json_get_size(&f->d_model, object, "d_model", path)) ||
+        (st = sp_json_get_size(&f->n_head, object, "n_head", path)) ||
+        (st = sp_json_get_size(&f->n_head_kv, object, "n_head_kv", path)) ||
+        (st = sp_json_get_size(&f->n_vocab, object, "n_vocab", path)))
+        return st;
+    p->has_fingerprint = true;
+    return SP_OK;
+}
+
+static sp_status read_own(sp_prompt *p, const sp_adapter *a)
+{
+    sp_status st;
+    if (!a->own) return SP_OK;
+    if ((st = check_version(a)) || (st = read_method(p, a)) || (st = read_task(p, a))) return st;
+    return read_fingerprint(p, a);
+}
+
+sp_status sp_prompt_load(sp_prompt **out, const char *dir)
+{
+    sp_adapter *a;
+    sp_prompt *p = NULL;
+    const sp_st_tensor *tensor;
+    *out = NULL;
+    sp_status st = sp_adapter_open(&a, dir);
+    if (st) return st;
+    if ((st = check_config(a)) || (st = find_tensor(&tensor, a))) goto done;
+    if ((st = sp_prompt_allocate(&p, tensor->shape[0], tensor->shape[1]))) goto done;
+    if ((st = read_embeddings(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
+    *out = p;
+    p = NULL;
+done:
+    sp_prompt_free(p);
+    sp_adapter_close(a);
+    return st;
+}

@@ -1,0 +1,117 @@
+/* prompt.c: the soft prompt itself: rows of embeddings, the task that they were trained for, the model that they belong to. */
+#include "prompt/prompt.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "base/status.h"
+#include "prompt/internal.h"
+#include "prompt/task.h"
+
+sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t d_model)
+{
+    size_t n_bytes;
+    *out = NULL;
+    if (__builtin_mul_overflow(num_virtual_tokens, d_model, &n_bytes) || __builtin_mul_overflow(n_bytes, sizeof(float), &n_bytes))
+        return sp_fail_no_memory(SIZE_MAX);
+    sp_prompt *p = calloc(1, sizeof *p);
+    if (!p || !(p->embeddings = calloc(1, n_bytes))) {
+        sp_prompt_free(p);
+        return sp_fail_no_memory(n_bytes);
+    }
+    p->num_virtual_tokens = num_virtual_tokens;
+    p->d_model = d_model;
+    *out = p;
+    return SP_OK;
+}
+
+void sp_prompt_free(sp_prompt *prompt)
+{
+    if (!prompt) return;
+    sp_task_free(prompt->task);
+    free(prompt->embeddings);
+    free(prompt->init_text);
+    free(prompt->base_model);
+    free(prompt);
+}
+
+/* softprompt.json is UTF-8: a task that it cannot hold is refused here, before a training whose result could not be saved. */
+static sp_status check_utf8(const char *what, const char *text)
+{
+    for (size_t at = 0, n = text ? strlen(text) : 0; at < n;) {
+        utf8proc_int32_t character;
+        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)text + at, (utf8proc_ssize_t)(n - at), &character);
+        if (taken <= 0) return sp_fail(SP_ERR_ARGUMENT, "%s \"%.64s\": byte %zu is not UTF-8", what, text, at);
+        at += (size_t)taken;
+    }
+    return SP_OK;
+}
+
+sp_status sp_prompt_set_task(sp_prompt *prompt, const sp_task *task)
+{
+    sp_task *copy = NULL;
+    sp_status st = check_utf8("template", task->template_text);
+    for (size_t i = 0; i < task->n_verbalizers && !st; i++)
+        if (!(st = check_utf8("label", task->verbalizers[i].label))) st = check_utf8("verbalizer", task->verbalizers[i].text);
+    if (st || (st = sp_task_copy(&copy, task))) return st;
+    sp_task_free(prompt->task);
+    prompt->task = copy;
+    return SP_OK;
+}
+
+/* ---- does it belong to a model ------------------------------------------------------------------------------- */
+
+static bool same_fingerprint(const sp_fingerprint *a, const sp_fingerprint *b)
+{
+    return a->tokenizer == b->tokenizer && a->embeddings == b->embeddings && a->n_layer == b->n_layer && a->d_model == b->d_model &&
+           a->n_head == b->n_head && a->n_head_kv == b->n_head_kv && a->n_vocab == b->n_vocab;
+}
+
+/* The part in which they differ, for the warning. */
+static const char *name_difference(const sp_fingerprint *a, const sp_fingerprint *b)
+{
+    if (a->n_layer != b->n_layer || a->n_head != b->n_head || a->n_head_kv != b->n_head_kv) return "layers or heads";
+    if (a->tokenizer != b->tokenizer || a->n_vocab != b->n_vocab) return "tokenizer";
+    return "embeddings (another quantisation of one model differs in them too)";
+}
+
+sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger)
+{
+    const size_t d_model = sp_model_d_model(model);
+    if (prompt->d_model != d_model)
+        return sp_fail(SP_ERR_MISMATCH,
+                       "the prompt's vectors have %zu numbers, the model's embeddings %zu: it was trained for another model; "
+                       "use that one, or train a prompt for this one",
+                       prompt->d_model, d_model);
+    if (!prompt->has_fingerprint) return SP_OK;
+    const sp_fingerprint fingerprint = sp_model_fingerprint(model);
+    if (!same_fingerprint(&prompt->fingerprint, &fingerprint))
+        sp_log(logger, SP_LOG_WARNING,
+               "the prompt was trained on a model with other %s; results may be worse: evaluate it, or train it on this model",
+               name_difference(&prompt->fingerprint, &fingerprint));
+    return SP_OK;
+}
+
+/* ---- accessors ----------------------------------------------------------------------------------------------- */
+
+size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt)
+{
+    return prompt->num_virtual_tokens;
+}
+size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt)
+{
+    return prompt->num_frozen_tokens;
+}
+size_t sp_prompt_d_model(const sp_prompt *prompt)
+{
+    return prompt->d_model;
+}
+float *sp_prompt_embeddings(sp_prompt *prompt)
+{
+    return prompt->embeddings;
+}
+const sp_task *sp_prompt_task(const sp_prompt *prompt)
+{
+    return prompt->task;
+}

@@ -1,0 +1,141 @@
+/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING.
+ *
+ *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, d_model) f32
+ *   softprompt.json             ours: {"format_version", "library_version", "method", "task", "fingerprint"}
+ *   adapter_config.json         the fields that PEFT_VERSION writes, in its order
+ *
+ * Each file is written whole or not at all, the configuration last: a directory without it is no adapter, so a first save that
+ * was cut off is seen. No file holds a time or a path: equal prompts give equal bytes. */
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/status.h"
+#include "format/adapter.h"
+#include "prompt/internal.h"
+
+#define PEFT_VERSION "0.21.2"
+
+const sp_init_name sp_init_names[3] = {
+    [SP_INIT_VOCAB] = {"SAMPLE_VOCAB", "vocab"},
+    [SP_INIT_RANDOM] = {"RANDOM", "random"},
+    [SP_INIT_TEXT] = {"TEXT", "text"},
+};
+
+static json_t *text_or_null(const char *text)
+{
+    return text ? sp_json_text(text, strlen(text)) : json_null();
+}
+static json_t *size_or_null(size_t n)
+{
+    return n ? json_integer((json_int_t)n) : json_null();
+}
+
+/* PEFT refuses a TEXT configuration without a tokenizer's name, which it uses for a new prompt only. */
+static json_t *tokenizer_name(const sp_prompt *p)
+{
+    if (p->init != SP_INIT_TEXT) return json_null();
+    return p->base_model ? text_or_null(p->base_model) : json_string("unknown");
+}
+
+static json_t *build_config(const sp_prompt *p)
+{
+    const bool from_text = p->init == SP_INIT_TEXT;
+    return json_pack("{s:n, s:o, s:b, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:s, s:o, s:n, s:s, s:I, s:n, s:o}", "auto_mapping",
+                     "base_model_name_or_path", text_or_null(p->base_model), "inference_mode", 1, "modules_to_save",
+                     "num_attention_heads", size_or_null(p->n_head), "num_layers", size_or_null(p->n_layer),
+                     "num_transformer_submodules", 1, "num_virtual_tokens", (json_int_t)p->num_virtual_tokens, "peft_type",
+                     "PROMPT_TUNING", "peft_version", PEFT_VERSION, "prompt_tuning_init", sp_init_names[p->init].peft,
+                     "prompt_tuning_init_text", text_or_null(from_text ? p->init_text : NULL), "revision", "task_type", "CAUSAL_LM",
+                     "token_dim", (json_int_t)p->d_model, "tokenizer_kwargs", "tokenizer_name_or_path", tokenizer_name(p));
+}
+
+static json_t *build_task(const sp_task *task)
+{
+    if (!task) return json_null();
+    json_t *verbalizers = json_array();
+    bool ok = true;
+    for (size_t i = 0; i < task->n_verbalizers; i++)
+        ok = ok && !json_array_append_new(verbalizers, json_pack("{s:s, s:s}", "label", task->verbalizers[i].label, "text",
+                                                                 task->verbalizers[i].text));
+    if (!ok) {
+        json_decref(verbalizers);
+        return NULL;
+    }
+    return json_pack("{s:o, s:o, s:o}", "template", text_or_null(task->template_text), "verbalizers", verbalizers, "max_length",
+                     size_or_null(task->max_length));
+}
+
+static json_t *build_method(const sp_prompt *p)
+{
+    return json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", "prompt", "num_virtual_tokens", (json_int_t)p->num_virtual_tokens,
+                     "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init", sp_init_names[p->init].own, "init_text",
+                     text_or_null(p->init_text));
+}
+
+static json_t *build_fingerprint(const sp_prompt *p)
+{
+    const sp_fingerprint *f = &p->fingerprint;
+    char tokenizer[17], embeddings[17];
+    if (!p->has_fingerprint) return json_null();
+    snprintf(tokenizer, sizeof tokenizer, "%016" PRIx64, f->tokenizer);
+    snprintf(embeddings, sizeof embeddings, "%016" PRIx64, f->embeddings);
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I}", "tokenizer", tokenizer, "embeddings", embeddings, "n_layer",
+                     (json_int_t)f->n_layer, "d_model", (json_int_t)f->d_model, "n_head", (json_int_t)f->n_head, "n_head_kv",
+                     (json_int_t)f->n_head_kv, "n_vocab", (json_int_t)f->n_vocab);
+}
+
+static json_t *build_own(const sp_prompt *p)
+{
+    return json_pack("{s:i, s:s, s:o, s:o, s:o}", "format_version", SP_PROMPT_FORMAT_VERSION, "library_version", sp_version(),
+                     "method", build_method(p), "task", build_task(p->task), "fingerprint", build_fingerprint(p));
+}
+
+static sp_status write_json(json_t *object, const char *dir, const char *name)
+{
+    char *path = sp_path_join(dir, name);
+    sp_status st = path ? SP_OK : SP_ERR_MEMORY;
+    if (!st) st = object ? sp_json_write(object, path) : sp_json_fail_no_memory();
+    free(path);
+    json_decref(object);
+    return st;
+}
+
+static sp_status write_tensors(const sp_prompt *p, const char *dir)
+{
+    static const sp_metadata_item made_for = {"format", "pt"}; /* what PEFT writes, and transformers looks for */
+    const sp_st_tensor tensor = {
+        .name = SP_PROMPT_TENSOR,
+        .type = SP_F32,
+        .n_dims = 2,
+        .shape = {p->num_virtual_tokens, p->d_model},
+        .data = p->embeddings,
+        .n_bytes = p->num_virtual_tokens * p->d_model * sizeof(float),
+    };
+    char *path = sp_path_join(dir, SP_ADAPTER_TENSORS);
+    if (!path) return SP_ERR_MEMORY;
+    sp_status st = sp_safetensors_write(path, &tensor, 1, &made_for, 1);
+    free(path);
+    return st;
+}
+
+/* A prompt that would not load again is not written over one that does. */
+static sp_status check_finite(const sp_prompt *p, const char *dir)
+{
+    for (size_t i = 0; i < p->num_virtual_tokens * p->d_model; i++)
+        if (!isfinite(p->embeddings[i]))
+            return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: virtual token %zu holds %f; train with a lower learning rate", dir,
+                           i / p->d_model, (double)p->embeddings[i]);
+    return SP_OK;
+}
+
+sp_status sp_prompt_save(const sp_prompt *prompt, const char *dir)
+{
+    sp_status st;
+    if ((st = check_finite(prompt, dir)) || (st = sp_make_directory(dir))) return st;
+    if ((st = write_tensors(prompt, dir)) || (st = write_json(build_own(prompt), dir, SP_ADAPTER_OWN))) return st;
+    return write_json(build_config(prompt), dir, SP_ADAPTER_CONFIG);
+}
