@@ -1,0 +1,211 @@
+"""engine.py: logits and gradients of the engine against transformers and torch autograd, on tiny random models of every kind and
+on SmolLM2-135M.
+
+    python tests/oracle/engine.py tiny      # architecture variants, tensor types, finite differences in f64
+    python tests/oracle/engine.py smollm2   # 2 000 positions of real text; gradients at P = 1, 32, 100
+"""
+
+import os
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+import hf_model
+import softprompt
+
+HUTTO = os.path.join(hf_model.CACHE, "hutto", "hutto_ICWSM_2014")
+LOGITS_TOLERANCE, GRADIENT_TOLERANCE = 2e-3, 1e-4
+
+
+def relative_error(ours, theirs):
+    return float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
+
+
+def torch_logits(model, prompt, tokens):
+    """Logits (n, n_vocab) behind each token, with the prompt's rows in front."""
+    embeddings = model.get_input_embeddings()(torch.tensor([tokens]))
+    if prompt is not None:
+        embeddings = torch.cat([prompt[None], embeddings], 1)
+    logits = model(inputs_embeds=embeddings).logits[0]
+    return logits if prompt is None else logits[prompt.shape[0]:]
+
+
+def torch_loss(model, prompt, examples):
+    """Mean over examples of the mean over answer tokens, each example on its own."""
+    losses = []
+    for tokens, n_answer in examples:
+        embeddings = model.get_input_embeddings()(torch.tensor([tokens]))
+        logits = model(inputs_embeds=torch.cat([prompt[None].to(embeddings.dtype), embeddings], 1)).logits[0]
+        rows = logits[-n_answer - 1:-1]
+        losses.append(torch.nn.functional.cross_entropy(rows, torch.tensor(tokens[-n_answer:])))
+    return torch.stack(losses).mean()
+
+
+def torch_gradient(model, prompt, examples):
+    prompt = torch.tensor(prompt, requires_grad=True)
+    loss = torch_loss(model, prompt, examples)
+    loss.backward()
+    return loss.item(), prompt.grad.numpy()
+
+
+def report(what, value, limit):
+    print(f"{'ok  ' if value <= limit else 'FAIL'} {what}: {value:.2e} (limit {limit:.0e})", flush=True)
+    return value <= limit
+
+
+# ---- tiny models ----
+
+TINY = {
+    "tied": dict(),
+    "untied": dict(tie_word_embeddings=False),
+    "f16": dict(matrix_type="F16"),
+    "q8_0": dict(matrix_type="Q8_0"),
+    "linear rope": dict(rope="linear"),
+    "llama3 rope": dict(rope="llama3"),
+    "yarn rope": dict(rope="yarn"),
+}
+
+
+def random_examples(rng, n_vocab, n, longest):
+    """Some share prefixes, one is a copy, answers of 1 to 3 tokens."""
+    shared = rng.integers(0, n_vocab, 5).tolist()
+    examples = []
+    for i in range(n):
+        tokens = (shared if i % 2 else []) + rng.integers(0, n_vocab, int(rng.integers(4, longest))).tolist()
+        examples.append((tokens, int(rng.integers(1, 4))))
+    return examples + [examples[0]]
+
+
+def check_finite_differences(path, prompt, examples, gradient):
+    """The gradient along random directions against central differences of transformers in f64."""
+    model = hf_model.load(path).double()
+    for module in model.modules():
+        if isinstance(module, LlamaRMSNorm):  # transformers' own goes through f32, whatever the model's type
+            module.forward = lambda x, m=module: torch.nn.functional.rms_norm(x, m.weight.shape, m.weight, m.variance_epsilon)
+    rng, worst = np.random.default_rng(5), 0.0
+    for _ in range(4):
+        direction = rng.standard_normal(prompt.shape)
+        direction /= np.linalg.norm(direction)
+        step, sides = 1e-5, []
+        for sign in (1, -1):
+            with torch.no_grad():
+                sides.append(torch_loss(model, torch.tensor(prompt.astype(np.float64) + sign * step * direction), examples).item())
+        numeric, ours = (sides[0] - sides[1]) / (2 * step), float((gradient * direction).sum())
+        worst = max(worst, abs(numeric - ours) / np.linalg.norm(gradient))
+    return report("    finite differences, f64", worst, GRADIENT_TOLERANCE)
+
+
+def check_packing(model, prompt, examples, loss, gradient):
+    """One packed pass against the mean of passes over one example each."""
+    alone = [model.loss(prompt, [example]) for example in examples]
+    mean_loss, mean_gradient = np.mean([a[0] for a in alone]), np.mean([a[1] for a in alone], 0)
+    good = report("    packed loss against the mean of single ones", abs(loss - mean_loss) / mean_loss, 1e-5)
+    return good & report("    packed gradient", relative_error(gradient, mean_gradient), 1e-5)
+
+
+def check_tiny(name, options, directory):
+    path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **options)
+    reference = hf_model.load(path)
+    rng = np.random.default_rng(7)
+    prompt = rng.standard_normal((3, reference.config.hidden_size)).astype(np.float32)
+    examples = random_examples(rng, reference.config.vocab_size, 6, 14)
+    tokens = rng.integers(0, reference.config.vocab_size, 50).tolist()
+    print(f"  {name}")
+    good = True
+    for weights in (1, 2):
+        model = softprompt.Model(path, weights=weights)
+        with torch.no_grad():
+            theirs = torch_logits(reference, torch.tensor(prompt), tokens).numpy()
+        ours = softprompt.Session(model, softprompt.Prompt(prompt)).append_all(tokens)
+        good &= report(f"    logits, weights {('mapped', 'f32')[weights - 1]}", float(np.abs(ours - theirs).max()), 2e-4)
+        loss, gradient = model.loss(softprompt.Prompt(prompt), examples)
+        their_loss, their_gradient = torch_gradient(reference, prompt, examples)
+        good &= report("    loss", abs(loss - their_loss) / their_loss, 1e-5)
+        good &= report("    gradient", relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
+    good &= check_packing(model, softprompt.Prompt(prompt), examples, loss, gradient)
+    good &= check_finite_differences(path, prompt, examples, gradient)
+    return good
+
+
+def check_threads_and_weights(path):
+    """Results do not depend on the number of threads, nor on when weights are expanded."""
+    rng = np.random.default_rng(11)
+    prompt = softprompt.Prompt(rng.standard_normal((5, softprompt.Model(path).d_model)).astype(np.float32))
+    examples = random_examples(rng, softprompt.Model(path).n_vocab, 9, 20)
+    base_loss, base = softprompt.Model(path, n_threads=1, weights=1).loss(prompt, examples)
+    good = True
+    for n_threads, weights in ((1, 2), (2, 1), (2, 2), (3, 2)):
+        loss, gradient = softprompt.Model(path, n_threads=n_threads, weights=weights).loss(prompt, examples)
+        good &= report(f"  {n_threads} threads, weights {weights}: gradient", relative_error(gradient, base), 1e-5)
+        good &= report(f"  {n_threads} threads, weights {weights}: loss", abs(loss - base_loss) / base_loss, 1e-5)
+    return good
+
+
+def check_growing_session(path):
+    """A text in pieces, rewound and grown again, has the logits of the text in one."""
+    model = softprompt.Model(path)
+    rng = np.random.default_rng(13)
+    prompt = softprompt.Prompt(rng.standard_normal((4, model.d_model)).astype(np.float32))
+    tokens = rng.integers(0, model.n_vocab, 60).tolist()
+    whole, session = softprompt.Session(model, prompt).append_all(tokens), softprompt.Session(model, prompt)
+    session.append_all(tokens[:10] + tokens[:30])
+    session.rewind(10)
+    pieces = np.concatenate([session.append_all(tokens[10:11]), session.append_all(tokens[11:40]), session.append_all(tokens[40:])])
+    good = report("  session in pieces", float(np.abs(pieces - whole[10:]).max()), 2e-5)
+    return good & report("  last logits alone", float(np.abs(softprompt.Session(model, prompt).append(tokens) - whole[-1]).max()), 2e-5)
+
+
+def tiny():
+    with tempfile.TemporaryDirectory() as directory:
+        good = True
+        for name, options in TINY.items():
+            good &= check_tiny(name, options, directory)
+        path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"))
+        return good & check_threads_and_weights(path) & check_growing_session(path)
+
+
+# ---- SmolLM2 ----
+
+
+def news_tokens(n):
+    with open(os.path.join(HUTTO, "nytEditorialSnippets_GroundTruth.txt"), encoding="utf-8", errors="replace") as f:
+        text = "\n".join(line.rstrip("\r\n").split("\t")[2] for line in f if line.count("\t") >= 2)
+    return hf_model.load_tokenizer(hf_model.SMOLLM2).encode(text[:8 * n]).ids[:n]
+
+
+def smollm2_logits(reference, model):
+    tokens = news_tokens(2000)
+    with torch.no_grad():
+        theirs = torch_logits(reference, None, tokens).numpy()
+    ours = softprompt.Session(model).append_all(tokens)
+    agree = float((ours.argmax(-1) == theirs.argmax(-1)).mean())
+    good = report(f"logits at {len(tokens)} positions, max abs difference", float(np.abs(ours - theirs).max()), LOGITS_TOLERANCE)
+    return good & report("share of positions with another top-1", 1 - agree, 1e-3)
+
+
+def smollm2_gradients(reference, model):
+    rng, tokens, good = np.random.default_rng(3), news_tokens(400), True
+    embeddings = reference.get_input_embeddings().weight.numpy()
+    examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(6)]
+    for n in (1, 32, 100):
+        prompt = embeddings[rng.integers(0, len(embeddings), n)]
+        loss, gradient = model.loss(softprompt.Prompt(prompt), examples)
+        their_loss, their_gradient = torch_gradient(reference, prompt, examples)
+        good &= report(f"P = {n}: loss", abs(loss - their_loss) / their_loss, 1e-5)
+        good &= report(f"P = {n}: gradient", relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
+        if n == 32:
+            good &= check_packing(model, softprompt.Prompt(prompt), examples, loss, gradient)
+    return good
+
+
+def smollm2():
+    reference, model = hf_model.load(hf_model.SMOLLM2), softprompt.Model(hf_model.SMOLLM2)
+    return smollm2_logits(reference, model) & smollm2_gradients(reference, model)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    sys.exit(0 if {"tiny": tiny, "smollm2": smollm2}[sys.argv[1]]() else 1)
