@@ -1,0 +1,302 @@
+"""hf_model.py: llama GGUF files as transformers models, and back. What the oracle tests compare the engine with.
+
+    model = hf_model.load(hf_model.SMOLLM2)             # LlamaForCausalLM in f32, the weights that the file holds, expanded
+    tokenizer = hf_model.load_tokenizer(hf_model.SMOLLM2)  # a tokenizers.Tokenizer
+    path = hf_model.write_tiny("tiny.gguf", matrix_type="Q8_0", rope="yarn", tie_word_embeddings=False)
+
+A llama GGUF holds the rows of q and k in another order than transformers: its RoPE turns neighbours (2i, 2i + 1), that of
+transformers (i, i + d_head / 2). Everything else is renaming.
+"""
+
+import json
+import math
+import os
+import re
+
+import gguf
+import numpy as np
+import tokenizers
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+CACHE = os.environ.get("SOFTPROMPT_CACHE") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "softprompt")
+SMOLLM2 = os.path.join(CACHE, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+TENSOR_NAMES = (  # GGUF, transformers
+    ("token_embd", "model.embed_tokens"),
+    ("output_norm", "model.norm"),
+    ("output", "lm_head"),
+    ("blk.{}.attn_norm", "model.layers.{}.input_layernorm"),
+    ("blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"),
+    ("blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"),
+    ("blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"),
+    ("blk.{}.attn_output", "model.layers.{}.self_attn.o_proj"),
+    ("blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"),
+    ("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj"),
+    ("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj"),
+    ("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj"),
+)
+
+
+def rename(name, source, target):
+    """A tensor's name of column `source` of TENSOR_NAMES -> that of column `target`; the suffix .weight or .bias stays."""
+    stem, suffix = name.rsplit(".", 1)
+    layer = re.search(r"\.(\d+)\.", stem + ".")
+    pattern = re.sub(r"\.\d+\.", ".{}.", stem + ".")[:-1]
+    for row in TENSOR_NAMES:
+        if row[source] == pattern:
+            return row[target].format(*(layer.groups() if layer else ())) + "." + suffix
+    raise KeyError(f"no counterpart of tensor {name} is known")
+
+
+def interleave_rows(rows, n_head):
+    """q or k, (n_head * d_head, ...), from transformers' order to GGUF's."""
+    return rows.reshape(n_head, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def separate_rows(rows, n_head):
+    """The inverse of interleave_rows."""
+    return rows.reshape(n_head, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
+
+
+def n_rotated_heads(gguf_name, config):
+    """Heads of a tensor whose rows are in RoPE's order; None for every other tensor."""
+    if ".attn_q." in gguf_name:
+        return config.num_attention_heads
+    if ".attn_k." in gguf_name:
+        return config.num_key_value_heads
+    return None
+
+
+# ---- GGUF -> transformers --------------------------------------------------------------------------------------------------
+
+
+class Fields:
+    """Metadata of a GGUF file; names without a leading "general." or "tokenizer." are the architecture's own."""
+
+    def __init__(self, reader):
+        self.fields = reader.fields
+        self.architecture = self.get("general.architecture")
+
+    def get(self, name, default=None):
+        full = name if name.startswith(("general.", "tokenizer.")) else f"{self.architecture}.{name}"
+        return self.fields[full].contents() if full in self.fields else default
+
+
+def rope_parameters(fields):
+    parameters = {"rope_type": fields.get("rope.scaling.type", "none"), "rope_theta": fields.get("rope.freq_base", 10000.0)}
+    if parameters["rope_type"] == "none":
+        parameters["rope_type"] = "default"
+    else:
+        parameters["factor"] = fields.get("rope.scaling.factor")
+    if parameters["rope_type"] == "yarn":
+        parameters["original_max_position_embeddings"] = fields.get("rope.scaling.original_context_length")
+    return parameters
+
+
+def config_of(fields, tensors):
+    if fields.architecture != "llama":
+        raise ValueError(f"architecture {fields.architecture}: only llama is converted here")
+    n_head, d_model = fields.get("attention.head_count"), fields.get("embedding_length")
+    return LlamaConfig(
+        vocab_size=int(tensors["token_embd.weight"].shape[1]),
+        hidden_size=d_model,
+        intermediate_size=fields.get("feed_forward_length"),
+        num_hidden_layers=fields.get("block_count"),
+        num_attention_heads=n_head,
+        num_key_value_heads=fields.get("attention.head_count_kv", n_head),
+        head_dim=fields.get("attention.key_length", d_model // n_head),
+        max_position_embeddings=fields.get("context_length"),
+        rms_norm_eps=fields.get("attention.layer_norm_rms_epsilon"),
+        rope_parameters=rope_parameters(fields),
+        tie_word_embeddings="output.weight" not in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        mlp_bias="blk.0.ffn_gate.bias" in tensors,
+        bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
+        eos_token_id=fields.get("tokenizer.ggml.eos_token_id"),
+    )
+
+
+def load(path):
+    """LlamaForCausalLM with a GGUF file's weights in f32, in evaluation mode, nothing requiring a gradient."""
+    reader = gguf.GGUFReader(path)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    config = config_of(Fields(reader), tensors)
+    frequency_factors = tensors.pop("rope_freqs.weight", None)
+
+    state = {}
+    for name, tensor in tensors.items():
+        values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
+        n_head = n_rotated_heads(name, config)
+        if n_head:
+            values = separate_rows(values, n_head)
+        state[rename(name, 0, 1)] = torch.from_numpy(np.array(values))
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+
+    model = LlamaForCausalLM(config).float()
+    model.load_state_dict(state)
+    if frequency_factors is not None:  # how GGUF stores llama 3's scaling: a divisor for each frequency
+        model.model.rotary_emb.inv_freq /= torch.from_numpy(np.array(frequency_factors.data))
+    return model.eval().requires_grad_(False)
+
+
+def load_tokenizer(path):
+    """The byte-level BPE tokenizer of a GGUF file, as Hugging Face's library runs it."""
+    fields = Fields(gguf.GGUFReader(path))
+    words, kinds = fields.get("tokenizer.ggml.tokens"), fields.get("tokenizer.ggml.token_type")
+    merges = [tuple(merge.split(" ")) for merge in fields.get("tokenizer.ggml.merges")]
+    byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    pre_tokenizers = {
+        "gpt-2": byte_level,
+        "smollm": tokenizers.pre_tokenizers.Sequence([tokenizers.pre_tokenizers.Digits(individual_digits=True), byte_level]),
+    }
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE({word: i for i, word in enumerate(words)}, merges))
+    tokenizer.pre_tokenizer = pre_tokenizers[fields.get("tokenizer.ggml.pre")]
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer.add_special_tokens([word for word, kind in zip(words, kinds) if kind == gguf.TokenType.CONTROL])
+    return tokenizer
+
+
+def hf_directory(path=SMOLLM2):
+    """Model and tokenizer as a directory that from_pretrained loads, made once: PATH without .gguf, with .hf."""
+    directory = path.removesuffix(".gguf") + ".hf"
+    if not os.path.isdir(directory):
+        fields = Fields(gguf.GGUFReader(path))
+        words = fields.get("tokenizer.ggml.tokens")
+        special = {role: words[fields.get(f"tokenizer.ggml.{key}_token_id")] for role, key in
+                   (("bos_token", "bos"), ("eos_token", "eos"), ("unk_token", "unknown"), ("pad_token", "padding"))
+                   if fields.get(f"tokenizer.ggml.{key}_token_id") is not None}
+        model = load(path)
+        if "rope_freqs.weight" in {tensor.name for tensor in gguf.GGUFReader(path).tensors}:
+            raise ValueError(f"{path}: rope_freqs.weight has no place in a transformers directory")
+        temporary = f"{directory}.tmp.{os.getpid()}"
+        model.save_pretrained(temporary)
+        PreTrainedTokenizerFast(tokenizer_object=load_tokenizer(path), clean_up_tokenization_spaces=False,
+                                chat_template=fields.get("tokenizer.chat_template"), **special).save_pretrained(temporary)
+        os.rename(temporary, directory)
+    return directory
+
+
+# ---- transformers -> GGUF --------------------------------------------------------------------------------------------------
+
+
+def write_rope(writer, model):
+    """The scaling of RoPE, as llama.cpp's converter writes it; frequencies that it cannot name become rope_freqs.weight."""
+    config, parameters = model.config, model.config.rope_parameters
+    writer.add_rope_freq_base(parameters["rope_theta"])
+    writer.add_rope_dimension_count(config.head_dim)
+    kind = parameters["rope_type"]
+    if kind in ("linear", "yarn"):
+        writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
+        writer.add_rope_scaling_factor(parameters["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(parameters["original_max_position_embeddings"])
+    if kind == "llama3":
+        plain = parameters["rope_theta"] ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+        writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
+
+
+def train_tokenizer(n_vocab):
+    """A byte-level BPE tokenizer with `n_vocab` tokens: two special ones, the 256 bytes, and merges learnt from this file."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=n_vocab, special_tokens=["<|start|>", "<|end|>"], show_progress=False,
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    with open(__file__, encoding="utf-8") as source:
+        tokenizer.train_from_iterator(source, trainer)
+    return tokenizer
+
+
+def write_tokenizer(writer, tokenizer, add_bos):
+    words = [tokenizer.id_to_token(i) for i in range(tokenizer.get_vocab_size())]
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(words)
+    writer.add_token_types([gguf.TokenType.CONTROL if word in special else gguf.TokenType.NORMAL for word in words])
+    writer.add_token_merges([" ".join(merge) for merge in merges])
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    writer.add_add_bos_token(add_bos)
+
+
+def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False):
+    """Writes a LlamaForCausalLM as a GGUF file, its matrices as `matrix_type` (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1).
+
+    Quantised weights are no longer the model's: compare with load(path).
+    """
+    config, matrix_type = model.config, gguf.GGMLQuantizationType[matrix_type]
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    write_rope(writer, model)
+    write_tokenizer(writer, tokenizer, add_bos)
+
+    for hf_name, tensor in model.state_dict().items():
+        if hf_name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        name, values = rename(hf_name, 1, 0), tensor.float().numpy()
+        n_head = n_rotated_heads(name, config)
+        if n_head:
+            values = interleave_rows(values, n_head)
+        kind = matrix_type if values.ndim == 2 else gguf.GGMLQuantizationType.F32
+        writer.add_tensor(name, gguf.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+ROPE = {  # settings of each kind of RoPE in a tiny model whose context is 128
+    "default": {},
+    "linear": {"factor": 4.0},
+    "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
+}
+
+
+def tiny_model(rope="default", seed=0, **changes):
+    """A tiny random LlamaForCausalLM; `changes` are LlamaConfig's names.
+
+    Weights are large enough for attention to be far from uniform: an error in RoPE or in a mask must show in the logits.
+    """
+    settings = dict(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                    num_key_value_heads=2, head_dim=16, max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0,
+                    tie_word_embeddings=True, initializer_range=0.15)
+    settings.update(changes)
+    rope_theta = settings.pop("rope_theta")
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(LlamaConfig(
+        rope_parameters={"rope_type": rope, "rope_theta": rope_theta, **ROPE[rope]}, **settings))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("norm.weight", ".bias")):  # transformers starts them at 1 and 0, which hides one that is left out
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.float().eval().requires_grad_(False)
+
+
+def write_tiny(path, matrix_type="F32", add_bos=False, **tiny):
+    """Writes tiny_model(**tiny) with a tokenizer of its own as GGUF; returns `path`."""
+    model = tiny_model(**tiny)
+    write_gguf(path, model, train_tokenizer(model.config.vocab_size), matrix_type, add_bos)
+    return path
+
+
+def perplexity(model, ids):
+    """exp of the mean loss over the tokens after the first."""
+    ids = torch.tensor([ids])
+    with torch.no_grad():
+        return math.exp(model(input_ids=ids, labels=ids).loss.item())
