@@ -3,8 +3,8 @@ include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/softprompt)
 
 install(TARGETS softprompt EXPORT softpromptTargets LIBRARY PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-if(TARGET softprompt_cli)
-  install(TARGETS softprompt_cli RUNTIME)
+if(TARGET softprompt-cli)
+  install(TARGETS softprompt-cli RUNTIME)
 endif()
 
 install(EXPORT softpromptTargets NAMESPACE softprompt:: DESTINATION ${package_dir})
