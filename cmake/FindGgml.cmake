@@ -13,5 +13,5 @@ if(Ggml_FOUND AND NOT TARGET Ggml::base)
   add_library(Ggml::base UNKNOWN IMPORTED)
   set_target_properties(Ggml::base PROPERTIES IMPORTED_LOCATION ${Ggml_BASE_LIBRARY}
     INTERFACE_INCLUDE_DIRECTORIES ${Ggml_INCLUDE_DIR}
-    INTERFACE_LINK_LIBRARIES "stdc++;Threads::Threads;${CMAKE_DL_LIBS};m") # its archive is partly C++
+    INTERFACE_LINK_LIBRARIES "stdc++;OpenMP::OpenMP_C;Threads::Threads;${CMAKE_DL_LIBS};m") # partly C++, partly OpenMP
 endif()
