@@ -8,16 +8,22 @@
 sp_status sp_task_copy(sp_task **out, const sp_task *task);
 void sp_task_free(sp_task *task);
 
-/* `task` completed from data: without verbalizers, each label that occurs stands for itself after a space (in order of first
- * appearance). MISMATCH: a label of the data that no verbalizer names, by line. Deep copy. */
+/* `task` completed from data, as a deep copy: without verbalizers, each label that occurs stands for itself after a space (in
+ * order of first appearance). MISMATCH: a label of the data that no verbalizer names, by line. ARGUMENT: a template without
+ * exactly one {text}, a label or an answer given twice, more than SP_MAX_LABELS labels. */
+enum { SP_MAX_LABELS = 1024 };
 sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *data);
 
 /* One row as tokens: a context and one or more candidate answers, the right one among them.
- *   LABEL       context = template with the text, cut at the left of the text; candidates = verbalizers
- *   COMPLETION  context = prompt (in the template), one candidate: completion and the model's EOS
+ *   LABEL       context = template with the text, candidates = verbalizers; a row without a label has right = SIZE_MAX
+ *   COMPLETION  context = template with the prompt, one candidate: completion and the model's EOS
  *   CHAT        context up to the last assistant turn; one candidate: that turn and its end. Earlier assistant turns are context
- *   TEXT        one candidate: all tokens after the first
- * BOS, where the model adds one, starts the context (after the virtual tokens, as in PEFT). */
+ *   TEXT        the text as it is, without the template: context = the first token, one candidate: all after it
+ * BOS, where the model adds one, starts the context (after the virtual tokens, as in PEFT).
+ *
+ * Template and text are tokenised as one string, so that tokens may span the seams; special-token strings in it are parsed.
+ * Text that is too long is cut at its left, by whole tokens: BOS and the template's beginning, tokenised alone, then the last
+ * tokens of the whole string. Template and answer are never cut. In CHAT all of the context but BOS counts as text. */
 typedef struct sp_encoded_row {
     int32_t *context;
     size_t n_context;
@@ -27,7 +33,9 @@ typedef struct sp_encoded_row {
     bool truncated;
 } sp_encoded_row; /* one allocation: freed with sp_encoded_row_clear */
 
-/* room: the most rows that context and longest candidate may take together (model context minus virtual tokens). */
+/* room: the most rows that context and longest candidate may take together (model context minus virtual tokens).
+ * ARGUMENT: the template and the longest answer leave no room for text; a candidate that has no tokens; a TEXT row of one token.
+ * MISMATCH: the row's label has no verbalizer. Messages name the row by line, the caller adds the file. */
 sp_status sp_task_encode(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room);
 void sp_encoded_row_clear(sp_encoded_row *row);
 
