@@ -1,0 +1,11 @@
+/* loss.h: the loss of training. */
+#ifndef SP_TRAIN_LOSS_H
+#define SP_TRAIN_LOSS_H
+
+#include "train/scorer.h"
+
+/* loss = mean over items of the mean over answer tokens of -ln p, in nats, in as many passes as it takes.
+ * gradient (prompt rows, d_model) += dloss/dprompt, of every row; NULL: not computed. n_items >= 1. */
+sp_status sp_mean_loss(double *loss, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items);
+
+#endif

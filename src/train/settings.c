@@ -1,0 +1,254 @@
+/* settings.c: options resolved, recorded and compared. One flat JSON object a section, so that comparing is one loop and a
+ * difference has a name that the user knows: the option's. */
+#include "train/settings.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <xxhash.h>
+
+#include "base/buffer.h"
+#include "base/status.h"
+#include "model/model.h"
+
+static const char *const DECIDING[] = {"training", "prompt", "task", "data", "model"};
+static const char MACHINE[] = "machine";
+enum { N_DECIDING = sizeof DECIDING / sizeof *DECIDING, DEFAULT_STEPS = 300, DEFAULT_EPOCHS = 3, DEFAULT_WARMUP = 10 };
+
+static const char *const OPTIMIZERS[] = {[SP_ADAMW] = "adamw", [SP_ADAFACTOR] = "adafactor"};
+static const char *const SCHEDULES[] = {[SP_COSINE] = "cosine", [SP_LINEAR] = "linear", [SP_CONSTANT] = "constant"};
+static const char *const INITS[] = {[SP_INIT_VOCAB] = "vocab", [SP_INIT_RANDOM] = "random", [SP_INIT_TEXT] = "text"};
+static const char *const SINKS[] = {[SP_SINK_NONE] = "none", [SP_SINK_BOS] = "bos"};
+
+/* ---- options ---- */
+
+static sp_status check_number(const char *name, double value, bool may_be_negative)
+{
+    if (isfinite(value) && (may_be_negative || value >= 0)) return SP_OK;
+    return sp_fail(SP_ERR_ARGUMENT, "%s is %g; give a finite number%s", name, value, may_be_negative ? "" : " of at least 0");
+}
+
+static sp_status check_options(const sp_train_options *o)
+{
+    sp_status st;
+    if ((st = check_number("learning_rate", o->learning_rate, false)) ||
+        (st = check_number("weight_decay", o->weight_decay, false)) ||
+        (st = check_number("max_grad_norm", o->max_grad_norm, true)) || (st = check_number("epochs", o->epochs, false)))
+        return st;
+    if ((unsigned)o->optimizer > SP_ADAFACTOR || (unsigned)o->schedule > SP_CONSTANT || (unsigned)o->prompt.init > SP_INIT_TEXT ||
+        (unsigned)o->prompt.sink > SP_SINK_BOS)
+        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, init or sink is none of the values of softprompt.h");
+    if (o->steps && o->epochs > 0)
+        return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
+    if (o->resume && o->overwrite)
+        return sp_fail(SP_ERR_ARGUMENT, "resume and overwrite exclude each other; resume goes on, overwrite begins again");
+    return SP_OK;
+}
+
+/* ceil(epochs * n_rows / examples a step); SIZE_MAX where that is beyond counting. */
+static size_t steps_of_epochs(double epochs, size_t n_rows, size_t examples)
+{
+    double steps = ceil(epochs * (double)n_rows / (double)examples);
+    return steps < 1 ? 1 : steps < 1e15 ? (size_t)steps : SIZE_MAX;
+}
+
+sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options *options, size_t n_rows)
+{
+    sp_status st = check_options(options);
+    if (st) return st;
+    sp_train_options o = *options;
+    size_t examples;
+    if (o.prompt.num_virtual_tokens == 0) o.prompt.num_virtual_tokens = 32;
+    if (o.learning_rate == 0) o.learning_rate = 0.02;
+    if (o.max_grad_norm == 0) o.max_grad_norm = 1;
+    if (o.max_grad_norm < 0) o.max_grad_norm = -1;
+    if (o.batch_size == 0) o.batch_size = 16;
+    if (o.gradient_accumulation_steps == 0) o.gradient_accumulation_steps = 1;
+    if (o.save_every == 0) o.save_every = 10;
+    if (__builtin_mul_overflow(o.batch_size, o.gradient_accumulation_steps, &examples) || examples > UINT32_MAX)
+        return sp_fail(SP_ERR_ARGUMENT, "batch_size %zu times gradient_accumulation_steps %zu: a step of more than %u examples",
+                       o.batch_size, o.gradient_accumulation_steps, UINT32_MAX);
+    if (o.steps == 0 && o.epochs == 0) {
+        size_t short_run = steps_of_epochs(DEFAULT_EPOCHS, n_rows, examples);
+        o.steps = short_run < DEFAULT_STEPS ? short_run : DEFAULT_STEPS;
+    } else if (o.steps == 0) {
+        o.steps = steps_of_epochs(o.epochs, n_rows, examples);
+    }
+    if (o.steps > UINT32_MAX) return sp_fail(SP_ERR_ARGUMENT, "steps: %zu are more than %u", o.steps, UINT32_MAX);
+    if (o.warmup_steps == 0)
+        o.warmup_steps = o.steps / 10 < DEFAULT_WARMUP ? o.steps / 10 : DEFAULT_WARMUP;
+    else if (o.warmup_steps == SIZE_MAX)
+        o.warmup_steps = 0;
+    *out = o;
+    return SP_OK;
+}
+
+/* ---- what the data are ---- */
+
+/* Each string behind its length, so that no two rows run together; UINT64_MAX: absent, which is not empty. */
+static void hash_string(XXH3_state_t *hash, const char *string)
+{
+    uint64_t n_bytes = string ? strlen(string) : UINT64_MAX;
+    XXH3_64bits_update(hash, &n_bytes, sizeof n_bytes);
+    if (string) XXH3_64bits_update(hash, string, n_bytes);
+}
+
+static void hash_row(XXH3_state_t *hash, const sp_row *row)
+{
+    unsigned char kind = (unsigned char)row->kind;
+    XXH3_64bits_update(hash, &kind, 1);
+    hash_string(hash, row->text);
+    hash_string(hash, row->label);
+    hash_string(hash, row->prompt);
+    hash_string(hash, row->completion);
+    for (size_t i = 0; i < row->n_messages; i++) {
+        hash_string(hash, row->messages[i].role);
+        hash_string(hash, row->messages[i].content);
+    }
+}
+
+/* {rows, hash}, or null without data. The contents count, not the file's name or format. */
+static json_t *describe_data(const sp_dataset *data)
+{
+    if (!data) return json_null();
+    XXH3_state_t *hash = XXH3_createState();
+    if (!hash) return NULL;
+    char hex[SP_SETTINGS_HASH_BYTES];
+    size_t n = sp_dataset_n_rows(data);
+    XXH3_64bits_reset(hash);
+    for (size_t i = 0; i < n; i++) hash_row(hash, sp_dataset_row(data, i));
+    snprintf(hex, sizeof hex, "%016" PRIx64, (uint64_t)XXH3_64bits_digest(hash));
+    XXH3_freeState(hash);
+    return json_pack("{s:I, s:s}", "rows", (json_int_t)n, "hash", hex);
+}
+
+/* ---- settings.json ---- */
+
+static json_t *describe_training(const sp_train_options *o)
+{
+    char seed[24]; /* as a string: JSON numbers above 2^53 do not survive every reader */
+    snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
+    return json_pack("{s:s, s:s, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:s, s:I, s:I, s:I}", "optimizer", OPTIMIZERS[o->optimizer],
+                     "schedule", SCHEDULES[o->schedule], "learning_rate", o->learning_rate, "weight_decay", o->weight_decay,
+                     "max_grad_norm", o->max_grad_norm, "batch_size", (json_int_t)o->batch_size, "gradient_accumulation_steps",
+                     (json_int_t)o->gradient_accumulation_steps, "steps", (json_int_t)o->steps, "warmup_steps",
+                     (json_int_t)o->warmup_steps, "seed", seed, "eval_every", (json_int_t)o->eval_every, "early_stopping_patience",
+                     (json_int_t)o->early_stopping_patience, "save_every", (json_int_t)o->save_every);
+}
+
+static json_t *describe_prompt(const sp_prompt_options *o)
+{
+    char seed[24];
+    snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
+    return json_pack("{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", "prompt", "num_virtual_tokens", (json_int_t)o->num_virtual_tokens,
+                     "init", INITS[o->init], "init_text", o->init == SP_INIT_TEXT ? o->init_text : NULL, "sink", SINKS[o->sink],
+                     "init_seed", seed);
+}
+
+static json_t *describe_task(const sp_task *task)
+{
+    json_t *verbalizers = json_array();
+    for (size_t i = 0; verbalizers && i < task->n_verbalizers; i++)
+        if (json_array_append_new(verbalizers, json_pack("[s, s]", task->verbalizers[i].label, task->verbalizers[i].text))) {
+            json_decref(verbalizers);
+            return NULL;
+        }
+    return json_pack("{s:s?, s:o, s:I}", "template", task->template_text, "verbalizers", verbalizers, "max_length",
+                     (json_int_t)task->max_length);
+}
+
+static json_t *describe_model(const sp_model *model)
+{
+    sp_model_info info;
+    sp_fingerprint print = sp_model_fingerprint(model);
+    char tokenizer[17], embeddings[17];
+    sp_model_get_info(&info, model);
+    snprintf(tokenizer, sizeof tokenizer, "%016" PRIx64, print.tokenizer);
+    snprintf(embeddings, sizeof embeddings, "%016" PRIx64, print.embeddings);
+    return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I}", "architecture", info.architecture, "file_bytes",
+                     (json_int_t)info.file_bytes, "tokenizer", tokenizer, "embeddings", embeddings, "n_layer",
+                     (json_int_t)print.n_layer, "d_model", (json_int_t)print.d_model, "n_vocab", (json_int_t)print.n_vocab);
+}
+
+static json_t *describe_machine(void)
+{
+    sp_machine machine;
+    sp_machine_describe(&machine);
+    return json_pack("{s:s, s:s, s:s, s:i}", "softprompt", sp_version(), "cpu", machine.cpu, "kernels", machine.kernels,
+                     "n_threads", machine.n_threads);
+}
+
+sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, inputs->model);
+    *out = json_pack("{s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options), "prompt",
+                     describe_prompt(&inputs->options->prompt), "task", describe_task(inputs->task), "data", "train",
+                     describe_data(inputs->train), "eval", describe_data(inputs->eval), "model", describe_model(inputs->model),
+                     MACHINE, describe_machine(), "files", "model", info.path);
+    return *out ? SP_OK : sp_fail_no_memory(1 << 12);
+}
+
+/* ---- comparing ---- */
+
+/* "learning_rate (saved 0.02, now 0.01)" */
+static sp_status add_difference(sp_buffer *list, const char *name, const json_t *saved, const json_t *now)
+{
+    char *before = saved ? json_dumps(saved, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    char *after = now ? json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
+    sp_status st = sp_buffer_printf(list, "%s%s (saved %.80s, now %.80s)", list->n_bytes ? ", " : "", name,
+                                    before ? before : "none", after ? after : "none");
+    free(before);
+    free(after);
+    return st;
+}
+
+static sp_status compare_section(sp_buffer *list, const json_t *saved, const json_t *now)
+{
+    const char *name;
+    json_t *value;
+    sp_status st = SP_OK;
+    json_object_foreach((json_t *)(uintptr_t)now, name, value)
+    {
+        const json_t *before = json_object_get(saved, name);
+        if (!st && !(before && json_equal(before, value))) st = add_difference(list, name, before, value);
+    }
+    return st;
+}
+
+sp_status sp_settings_compare(const json_t *saved, const json_t *now, const char *path, const sp_logger *logger)
+{
+    sp_buffer list = {0};
+    sp_status st = SP_OK;
+    for (size_t i = 0; i < N_DECIDING && !st; i++)
+        st = compare_section(&list, json_object_get(saved, DECIDING[i]), json_object_get(now, DECIDING[i]));
+    if (!st && list.n_bytes) {
+        st = sp_fail(SP_ERR_MISMATCH,
+                     "%s: the run there was started with other settings: %s; resume with the saved ones, or "
+                     "begin again with overwrite",
+                     path, list.bytes);
+    } else if (!st) {
+        st = compare_section(&list, json_object_get(saved, MACHINE), json_object_get(now, MACHINE));
+        if (!st && list.n_bytes)
+            sp_log(logger, SP_LOG_WARNING, "%s: the run was started elsewhere: %s; the result may differ in its last digits", path,
+                   list.bytes);
+    }
+    sp_buffer_free(&list);
+    return st;
+}
+
+sp_status sp_settings_hash(char out[SP_SETTINGS_HASH_BYTES], const json_t *settings)
+{
+    sp_buffer text = {0};
+    sp_status st = SP_OK;
+    for (size_t i = 0; i < N_DECIDING && !st; i++) {
+        char *section = json_dumps(json_object_get(settings, DECIDING[i]), JSON_COMPACT | JSON_SORT_KEYS);
+        st = section ? sp_buffer_add_string(&text, section) : sp_fail_no_memory(1 << 12);
+        free(section);
+    }
+    if (!st) snprintf(out, SP_SETTINGS_HASH_BYTES, "%016" PRIx64, (uint64_t)XXH3_64bits(text.bytes, text.n_bytes));
+    sp_buffer_free(&text);
+    return st;
+}
