@@ -298,6 +298,8 @@ const sp_tokenizer *sp_model_tokenizer(const sp_model *m) { return m->tokenizer;
 
 size_t sp_model_n_vocab(const sp_model *m) { return m->n_vocab; }
 
+int sp_model_n_threads(const sp_model *m) { return m->n_threads; }
+
 size_t sp_model_d_model(const sp_model *m) { return m->d_model; }
 
 sp_status sp_model_embed(float *out, const sp_model *m, const int32_t *tokens, size_t n)

@@ -18,12 +18,12 @@ static double sum_of_means(const double *nll, const sp_item *items, size_t n_ite
     return sum;
 }
 
-sp_status sp_mean_loss(double *loss, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items)
+sp_status sp_mean_loss(double *loss, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items)
 {
     double sum = 0, scale = 1 / (double)n_items;
     for (size_t i = 0, n; i < n_items; i += n) {
         const double *nll;
-        n = sp_scorer_fit(items + i, n_items - i);
+        n = sp_scorer_fit(items + i, n_items - i < pass_items ? n_items - i : pass_items);
         sp_status st = gradient ? sp_scorer_gradient(&nll, gradient, scorer, items + i, n, scale)
                                 : sp_scorer_score(&nll, scorer, items + i, n);
         if (st) return st;
@@ -64,7 +64,7 @@ sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_promp
     if (!st) {
         sp_scorer_set_prompt(scorer, prompt);
         if (gradient) memset(gradient, 0, sp_prompt_num_virtual_tokens(prompt) * sp_prompt_d_model(prompt) * sizeof *gradient);
-        st = sp_mean_loss(loss, gradient, scorer, items, n_examples);
+        st = sp_mean_loss(loss, gradient, scorer, items, n_examples, n_examples);
     }
     if (!st && gradient) memset(gradient, 0, sp_prompt_num_frozen_tokens(prompt) * sp_prompt_d_model(prompt) * sizeof *gradient);
     sp_scorer_free(scorer);

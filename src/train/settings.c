@@ -172,12 +172,12 @@ static json_t *describe_model(const sp_model *model)
                      (json_int_t)print.n_layer, "d_model", (json_int_t)print.d_model, "n_vocab", (json_int_t)print.n_vocab);
 }
 
-static json_t *describe_machine(void)
+static json_t *describe_machine(const sp_model *model)
 {
     sp_machine machine;
     sp_machine_describe(&machine);
     return json_pack("{s:s, s:s, s:s, s:i}", "softprompt", sp_version(), "cpu", machine.cpu, "kernels", machine.kernels,
-                     "n_threads", machine.n_threads);
+                     "n_threads", sp_model_n_threads(model));
 }
 
 sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
@@ -187,7 +187,7 @@ sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
     *out = json_pack("{s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options), "prompt",
                      describe_prompt(&inputs->options->prompt), "task", describe_task(inputs->task), "data", "train",
                      describe_data(inputs->train), "eval", describe_data(inputs->eval), "model", describe_model(inputs->model),
-                     MACHINE, describe_machine(), "files", "model", info.path);
+                     MACHINE, describe_machine(inputs->model), "files", "model", info.path);
     return *out ? SP_OK : sp_fail_no_memory(1 << 12);
 }
 

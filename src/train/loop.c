@@ -1,0 +1,221 @@
+/* loop.c: sp_train.
+ *
+ * A step: gather the examples, one packed forward and backward (more where the batch is accumulated), clip, move the prompt, write
+ * the log. Everything that a step depends on is in the checkpoint or follows from settings and step number, so a run that is
+ * killed and resumed goes through the same states, bit for bit, as one that is not. */
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "base/status.h"
+#include "train/evaluate.h"
+#include "train/loss.h"
+#include "train/schedule.h"
+#include "train/trainer.h"
+
+static const uint64_t ORDER_STREAM = 0x6f72646572000000; /* epoch e is ordered by stream ORDER_STREAM + e of the run's seed */
+enum { EVAL_BATCH_SIZE = 32 };
+
+/* ---- one step ---- */
+
+/* The row that is the n-th of the run: epoch after epoch, each in an order of its own; batches straddle epochs. */
+static size_t row_at(sp_trainer *t, uint64_t n)
+{
+    size_t epoch = (size_t)(n / t->train.n);
+    if (epoch != t->order_epoch) {
+        sp_rng rng = sp_rng_seed(t->options.seed, ORDER_STREAM + epoch);
+        sp_rng_permute(&rng, t->order, t->train.n);
+        t->order_epoch = epoch;
+    }
+    return t->order[n % t->train.n];
+}
+
+static uint64_t gather_items(sp_trainer *t, size_t n_examples)
+{
+    uint64_t n_tokens = 0;
+    for (size_t i = 0; i < n_examples; i++) {
+        const sp_encoded_row *row = &t->train.rows[row_at(t, t->state.step * n_examples + i)];
+        t->items[i] = sp_item_of(row, row->right);
+        n_tokens += t->items[i].n_context + t->items[i].n_answer;
+    }
+    return n_tokens;
+}
+
+static sp_status check_finite(const sp_trainer *t, double loss, double norm, double rate)
+{
+    if (isfinite(loss) && isfinite(norm)) return SP_OK;
+    char resume[64] = "nothing was saved yet";
+    if (t->saved_step) snprintf(resume, sizeof resume, "the checkpoint of step %zu is good", (size_t)t->saved_step);
+    return sp_fail(SP_ERR_UNSUPPORTED,
+                   "step %zu: loss %g, gradient norm %g: the run has left the numbers; train with a learning rate "
+                   "below %g, or check the model (%s)",
+                   (size_t)t->state.step + 1, loss, norm, rate, resume);
+}
+
+static sp_status log_step(sp_trainer *t, const sp_run_log_step *row)
+{
+    double now = (double)time(NULL);
+    sp_status st = sp_run_log_add_step(t->log, row);
+    if (!st) st = sp_events_scalar(t->events, "train/loss", row->step, row->loss, now);
+    if (!st) st = sp_events_scalar(t->events, "train/learning_rate", row->step, row->learning_rate, now);
+    if (!st) st = sp_events_scalar(t->events, "train/grad_norm", row->step, row->grad_norm, now);
+    return st;
+}
+
+static sp_status take_step(sp_trainer *t)
+{
+    const sp_train_options *o = &t->options;
+    double begin = sp_seconds(), loss, norm = 0;
+    double rate = o->learning_rate * sp_schedule_factor(o->schedule, t->state.step, o->warmup_steps, o->steps);
+    size_t n_examples = o->batch_size * o->gradient_accumulation_steps;
+    uint64_t n_tokens = gather_items(t, n_examples);
+    memset(t->gradient, 0, t->n_weights * sizeof *t->gradient);
+    sp_scorer_set_prompt(t->scorer, t->prompt);
+    sp_status st = sp_mean_loss(&loss, t->gradient, t->scorer, t->items, n_examples, o->batch_size);
+    if (st) return st;
+    memset(t->gradient, 0, sp_prompt_num_frozen_tokens(t->prompt) * sp_prompt_d_model(t->prompt) * sizeof *t->gradient);
+    norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
+    if ((st = check_finite(t, loss, norm, o->learning_rate))) return st;
+    sp_optimizer_step(t->optimizer, t->embeddings, t->gradient, rate, t->state.step + 1);
+    if (t->state.step++ == 0) t->state.first_loss = loss;
+    t->state.last_loss = loss;
+    t->n_rows += n_examples;
+    t->n_tokens += n_tokens;
+    const sp_run_log_step row = {t->state.step, loss, rate, norm, sp_seconds() - begin, n_examples, n_tokens};
+    return log_step(t, &row);
+}
+
+/* ---- evaluation during training ---- */
+
+static bool evaluation_is_due(const sp_trainer *t)
+{
+    const sp_train_state *s = &t->state;
+    if (!t->eval_rows || s->step == 0 || s->evaluated_step == s->step) return false;
+    return s->step == t->options.steps || (t->options.eval_every && s->step % t->options.eval_every == 0);
+}
+
+static sp_status log_evaluation(sp_trainer *t, const sp_evaluation *evaluation)
+{
+    double now = (double)time(NULL);
+    sp_status st = sp_run_log_add_evaluation(t->log, t->state.step, evaluation);
+    if (!st) st = sp_events_scalar(t->events, "eval/loss", t->state.step, evaluation->loss, now);
+    if (!st && evaluation->has_accuracy)
+        st = sp_events_scalar(t->events, "eval/accuracy", t->state.step, evaluation->accuracy, now);
+    if (!st && evaluation->has_exact_match)
+        st = sp_events_scalar(t->events, "eval/exact_match", t->state.step, evaluation->exact_match, now);
+    return st;
+}
+
+static sp_status evaluate(sp_trainer *t)
+{
+    const sp_evaluation_inputs inputs = {t->task, &t->eval, EVAL_BATCH_SIZE, NULL};
+    sp_train_state *s = &t->state;
+    sp_evaluation evaluation;
+    sp_scorer_set_prompt(t->scorer, t->prompt);
+    sp_status st = sp_evaluate_encoded(&evaluation, t->scorer, &inputs, t->hooks);
+    if (!st) st = log_evaluation(t, &evaluation);
+    if (st) return st;
+    s->evaluated_step = s->step;
+    if (s->best_step == 0 || sp_evaluation_is_better(&evaluation, &s->best)) {
+        s->best = evaluation;
+        s->best_step = s->step;
+        s->n_without_gain = 0;
+        memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
+    } else {
+        s->n_without_gain++;
+    }
+    s->stopped_early = t->options.early_stopping_patience && s->n_without_gain >= t->options.early_stopping_patience;
+    return SP_OK;
+}
+
+/* ---- the run ---- */
+
+static void report_progress(const sp_trainer *t, uint64_t first_step)
+{
+    if (!t->hooks || !t->hooks->progress) return;
+    double seconds = sp_seconds() - t->begin;
+    const sp_progress progress = {.what = "train",
+                                  .done = (size_t)t->state.step,
+                                  .total = t->options.steps,
+                                  .seconds = seconds,
+                                  .rows_per_second = seconds > 0 && t->state.step > first_step ? (double)t->n_rows / seconds : 0,
+                                  .loss = t->state.step ? t->state.last_loss : NAN};
+    t->hooks->progress(t->hooks->user, &progress);
+}
+
+static bool is_stopped(const sp_trainer *t)
+{
+    return t->hooks && t->hooks->stop && *t->hooks->stop;
+}
+
+static sp_status save_and_stop(sp_trainer *t)
+{
+    sp_status st = t->state.step == t->saved_step ? SP_OK : sp_trainer_save(t);
+    return st ? st
+              : sp_fail(SP_ERR_STOPPED, "%s: stopped after step %zu of %zu, which is saved; go on with resume", t->dir,
+                        (size_t)t->state.step, t->options.steps);
+}
+
+/* Until the last step or the end of patience. The checkpoint of a step stands before its evaluation: resuming repeats that. */
+static sp_status run_steps(sp_trainer *t)
+{
+    uint64_t first_step = t->state.step;
+    report_progress(t, first_step);
+    for (;;) {
+        sp_status st = evaluation_is_due(t) ? evaluate(t) : SP_OK;
+        if (st == SP_ERR_STOPPED) return save_and_stop(t);
+        if (st || t->state.stopped_early || t->state.step >= t->options.steps) return st;
+        if ((st = take_step(t))) return st;
+        report_progress(t, first_step);
+        if (is_stopped(t)) return save_and_stop(t);
+        if (t->state.step % t->options.save_every == 0 && (st = sp_trainer_save(t))) return st;
+    }
+}
+
+/* The adapter first, then the checkpoint that says so: killed in between, the last steps are done again, to the same bytes. */
+static sp_status finish(sp_trainer *t)
+{
+    if (t->state.best_step)
+        memcpy(t->embeddings, t->best, t->n_weights * sizeof *t->best);
+    else
+        memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
+    sp_status st = sp_prompt_save(t->prompt, t->dir);
+    t->state.finished = true;
+    return st ? st : sp_trainer_save(t);
+}
+
+static void fill_report(sp_train_report *report, const sp_trainer *t)
+{
+    const sp_train_state *s = &t->state;
+    report->steps = (size_t)s->step;
+    report->best_step = (size_t)(s->best_step ? s->best_step : s->step);
+    report->stopped_early = s->stopped_early;
+    report->first_loss = s->first_loss;
+    report->last_loss = s->last_loss;
+    report->seconds = sp_seconds() - t->begin;
+    report->rows = t->n_rows;
+    report->tokens = t->n_tokens;
+    report->has_evaluation = s->best_step != 0;
+    report->evaluation = s->best;
+}
+
+sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
+                   const sp_train_options *options, const sp_hooks *hooks)
+{
+    static const sp_train_options defaults;
+    sp_trainer t = {0};
+    *report = (sp_train_report){0};
+    sp_status st = sp_trainer_open(&t, model, train, eval, dir, options ? options : &defaults, hooks);
+    report->resumed_from = (size_t)t.state.step;
+    report->already_finished = t.state.finished;
+    if (!st && !t.state.finished) {
+        st = sp_trainer_prepare(&t);
+        if (!st) st = run_steps(&t);
+        if (!st) st = finish(&t);
+    }
+    fill_report(report, &t);
+    sp_trainer_clear(&t);
+    return st;
+}

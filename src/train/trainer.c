@@ -1,0 +1,190 @@
+/* trainer.c: a run's way from and to disk.
+ *
+ * What a checkpoint holds is enough to go on as if nothing had happened: the order of examples comes from seed and epoch, the
+ * learning rate from the step, and no random number is drawn between. */
+#include "train/trainer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "prompt/prompt.h"
+#include "train/checkpoint.h"
+#include "train/run_dir.h"
+
+/* One fixed name: a run that is resumed goes on in the file that it began. TensorBoard wants "tfevents" in it. */
+static const char LOG_FILE[] = "log.jsonl", EVENTS_FILE[] = "events.out.tfevents.softprompt";
+
+enum { MAX_MATRICES = 2 + SP_OPTIMIZER_MAX_MATRICES };
+
+const sp_logger *sp_trainer_logger(const sp_trainer *trainer)
+{
+    return trainer->hooks ? trainer->hooks->logger : NULL;
+}
+
+/* ---- opening ---- */
+
+/* The task comes from the training rows; the evaluation's labels must be among its own. */
+static sp_status resolve_task(sp_trainer *t, const sp_task *task)
+{
+    sp_task *checked = NULL;
+    sp_status st = sp_task_resolve(&t->task, task, t->train_rows);
+    if (!st && t->eval_rows) st = sp_task_resolve(&checked, t->task, t->eval_rows);
+    sp_task_free(checked);
+    return st;
+}
+
+static sp_status make_prompt(sp_trainer *t)
+{
+    sp_status st = sp_prompt_create(&t->prompt, t->model, &t->options.prompt);
+    if (!st) st = sp_prompt_set_task(t->prompt, t->task);
+    if (st) return st;
+    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), n_frozen = sp_prompt_num_frozen_tokens(t->prompt);
+    if (n_frozen >= n_rows)
+        return sp_fail(SP_ERR_ARGUMENT, "num_virtual_tokens is %zu and the sink takes them: nothing is left to train; use more",
+                       n_rows);
+    t->n_weights = n_rows * sp_prompt_d_model(t->prompt);
+    t->embeddings = sp_prompt_embeddings(t->prompt);
+    t->best = malloc(t->n_weights * sizeof *t->best);
+    t->gradient = malloc(t->n_weights * sizeof *t->gradient);
+    if (!t->best || !t->gradient) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
+    memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
+    return sp_optimizer_create(&t->optimizer, t->options.optimizer, n_rows, sp_prompt_d_model(t->prompt), n_frozen,
+                               t->options.weight_decay);
+}
+
+static sp_status take_directory(bool *resumed, sp_trainer *t)
+{
+    const sp_run_inputs inputs = {&t->options, t->task, t->model, t->train_rows, t->eval_rows};
+    json_t *settings;
+    sp_status st = sp_settings_create(&settings, &inputs);
+    if (!st) st = sp_settings_hash(t->owner, settings);
+    if (!st) st = sp_run_dir_open(resumed, t->dir, settings, t->options.resume, t->options.overwrite, sp_trainer_logger(t));
+    json_decref(settings);
+    return st;
+}
+
+/* Everything that a checkpoint holds beside the state. */
+static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
+{
+    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), d_model = sp_prompt_d_model(t->prompt);
+    out[0] = (sp_named_matrix){"prompt", n_rows, d_model, t->embeddings};
+    out[1] = (sp_named_matrix){"best_prompt", n_rows, d_model, t->best};
+    return 2 + sp_optimizer_matrices(out + 2, t->optimizer);
+}
+
+static sp_status load_checkpoint(sp_trainer *t)
+{
+    sp_named_matrix matrices[MAX_MATRICES];
+    size_t n = list_matrices(matrices, t);
+    char *text;
+    sp_status st = sp_checkpoint_load(&text, &t->saved_step, t->dir, t->owner, matrices, n, sp_trainer_logger(t));
+    if (!st && text) st = sp_train_state_parse(&t->state, text);
+    free(text);
+    return st;
+}
+
+sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
+                          const sp_train_options *options, const sp_hooks *hooks)
+{
+    *trainer = (sp_trainer){.model = model,
+                            .train_rows = train,
+                            .eval_rows = eval,
+                            .dir = dir,
+                            .hooks = hooks,
+                            .order_epoch = SIZE_MAX,
+                            .begin = sp_seconds()};
+    bool resumed = false;
+    sp_status st = sp_train_options_resolve(&trainer->options, options, sp_dataset_n_rows(train));
+    if (!st) st = resolve_task(trainer, &options->task);
+    if (!st) st = make_prompt(trainer);
+    if (!st) st = take_directory(&resumed, trainer);
+    return st || !resumed ? st : load_checkpoint(trainer);
+}
+
+/* ---- preparing ---- */
+
+static sp_status open_logs(sp_trainer *t)
+{
+    char *log = sp_path_join(t->dir, LOG_FILE), *events = sp_path_join(t->dir, EVENTS_FILE);
+    sp_status st = log && events ? SP_OK : SP_ERR_MEMORY;
+    if (!st) st = sp_run_log_open(&t->log, log, t->state.log_bytes);
+    if (!st) st = sp_events_open(&t->events, events, t->state.event_bytes, (double)time(NULL));
+    free(log);
+    free(events);
+    return st;
+}
+
+static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp_dataset *rows, const char *what)
+{
+    sp_status st =
+        sp_encoded_data_create(out, t->task, t->model, rows, sp_prompt_num_virtual_tokens(t->prompt), sp_trainer_logger(t));
+    if (!st && out->n_truncated)
+        sp_log(sp_trainer_logger(t), SP_LOG_WARNING, "%zu of %zu %s rows were too long and lost their beginning", out->n_truncated,
+               out->n, what);
+    return st;
+}
+
+sp_status sp_trainer_prepare(sp_trainer *t)
+{
+    size_t n_examples = t->options.batch_size * t->options.gradient_accumulation_steps;
+    sp_status st = encode_rows(&t->train, t, t->train_rows, "training");
+    if (!st && t->eval_rows) st = encode_rows(&t->eval, t, t->eval_rows, "evaluation");
+    if (!st) st = sp_scorer_create(&t->scorer, t->model);
+    if (st) return st;
+    t->order = calloc(t->train.n, sizeof *t->order);
+    t->items = calloc(n_examples, sizeof *t->items);
+    if (!t->order || !t->items) return sp_fail_no_memory(t->train.n * sizeof *t->order + n_examples * sizeof *t->items);
+    return open_logs(t);
+}
+
+/* ---- saving ---- */
+
+static sp_status write_checkpoint(sp_trainer *t)
+{
+    sp_named_matrix matrices[MAX_MATRICES];
+    size_t n = list_matrices(matrices, t);
+    char *text;
+    sp_status st = sp_train_state_print(&text, &t->state);
+    if (st) return st;
+    bool again = t->saved_step == t->state.step; /* the last step once more, now finished */
+    uint64_t previous = again ? t->before_saved_step : t->saved_step;
+    const sp_checkpoint checkpoint = {t->state.step, t->owner, text, matrices, n};
+    st = sp_checkpoint_save(t->dir, &checkpoint, previous);
+    free(text);
+    if (st) return st;
+    t->before_saved_step = previous;
+    t->saved_step = t->state.step;
+    return SP_OK;
+}
+
+sp_status sp_trainer_save(sp_trainer *t)
+{
+    sp_status st = sp_run_log_sync(t->log);
+    if (!st) st = sp_events_sync(t->events);
+    t->state.log_bytes = sp_run_log_offset(t->log);
+    t->state.event_bytes = sp_events_offset(t->events);
+    if (!st) st = write_checkpoint(t);
+    if (!st || t->saved_step == 0) return st;
+    return sp_fail(st, "%s; remedy it and resume: the checkpoint of step %zu is good", sp_message(), (size_t)t->saved_step);
+}
+
+void sp_trainer_clear(sp_trainer *t)
+{
+    sp_run_log_close(t->log);
+    sp_events_close(t->events);
+    sp_scorer_free(t->scorer);
+    sp_optimizer_free(t->optimizer);
+    sp_prompt_free(t->prompt);
+    sp_encoded_data_clear(&t->train);
+    sp_encoded_data_clear(&t->eval);
+    sp_task_free(t->task);
+    free(t->best);
+    free(t->gradient);
+    free(t->order);
+    free(t->items);
+    *t = (sp_trainer){0};
+}

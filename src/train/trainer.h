@@ -1,0 +1,57 @@
+/* trainer.h: a run of training in progress: what it works on, what it has to remember, and how that gets to disk and back. */
+#ifndef SP_TRAIN_TRAINER_H
+#define SP_TRAIN_TRAINER_H
+
+#include "train/encoded.h"
+#include "train/events.h"
+#include "train/optimizer.h"
+#include "train/run_log.h"
+#include "train/scorer.h"
+#include "train/settings.h"
+#include "train/state.h"
+
+typedef struct sp_trainer {
+    sp_model *model;
+    const sp_dataset *train_rows, *eval_rows; /* eval_rows may be NULL */
+    const char *dir;
+    const sp_hooks *hooks;    /* may be NULL */
+    sp_train_options options; /* resolved */
+    sp_task *task;            /* resolved */
+    sp_encoded_data train, eval;
+
+    sp_prompt *prompt;
+    float *embeddings, *best, *gradient; /* (num_virtual_tokens, d_model); embeddings are the prompt's own */
+    size_t n_weights;                    /* in each of them */
+    sp_optimizer_state *optimizer;
+    sp_scorer *scorer;
+
+    sp_train_state state;
+    char owner[SP_SETTINGS_HASH_BYTES];     /* of this run's checkpoints */
+    uint64_t saved_step, before_saved_step; /* the two newest good checkpoints; 0: none */
+    sp_run_log *log;
+    sp_events *events;
+
+    size_t *order; /* (rows) the permutation of epoch `order_epoch`; SIZE_MAX: none yet */
+    size_t order_epoch;
+    sp_item *items; /* (examples of a step) */
+
+    double begin;              /* sp_seconds of this call */
+    uint64_t n_rows, n_tokens; /* trained on in this call */
+} sp_trainer;
+
+/* The library's public call, in parts: checks the options and the data, makes the prompt, takes the directory, and finds the
+ * newest checkpoint that is whole. Zero-initialise `trainer`; clear it also after a failure. */
+sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
+                          const sp_train_options *options, const sp_hooks *hooks);
+
+/* What steps need and a finished run does not: tokens, engine, logs cut back to the checkpoint. */
+sp_status sp_trainer_prepare(sp_trainer *trainer);
+
+/* Makes the present state durable: logs first, so that a checkpoint never knows more than they hold. */
+sp_status sp_trainer_save(sp_trainer *trainer);
+
+void sp_trainer_clear(sp_trainer *trainer);
+
+const sp_logger *sp_trainer_logger(const sp_trainer *trainer); /* may be NULL */
+
+#endif
