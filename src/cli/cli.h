@@ -1,0 +1,9 @@
+/* cli.h: the commands. Each file says what its command does in a table of flags and one function; main.c calls them by name. */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "options.h"
+
+extern const command train_command, eval_command, run_command, info_command;
+
+#endif

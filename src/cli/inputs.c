@@ -1,0 +1,90 @@
+/* inputs.c: the flags that several commands share, and what they load. */
+#include "inputs.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "report.h"
+
+const option_row model_rows[] = {{OPTION_STRING, 'm', "model", "FILE", "the language model, a GGUF file",
+                                  .target = offsetof(model_flags, path), .required = true},
+                                 {OPTION_COUNT, 0, "threads", "N", "processors to use", .fallback = "all this process may use",
+                                  .target = offsetof(model_flags, threads), .min = 1, .max = 4096},
+                                 {OPTION_CHOICE, 0, "weights", "auto|mapped|f32", "keep weights quantised, or expand them once",
+                                  .fallback = "auto", .target = offsetof(model_flags, weights), .later = "bf16"},
+                                 {0}};
+
+const option_row task_rows[] = {{OPTION_TEXT, 0, "template", "TEXT", "what the model reads, with {text} for a row's text",
+                                 .fallback = "{text}", .target = offsetof(task_flags, template_text)},
+                                {OPTION_TEXTS, 0, "verbalizer", "LABEL=TEXT", "the answer that stands for a label; once for each",
+                                 .fallback = "space and label", .target = offsetof(task_flags, verbalizers)},
+                                {OPTION_STRING, 0, "text-column", "NAME", "the column that holds the text", .fallback = "text",
+                                 .target = offsetof(task_flags, text_column)},
+                                {OPTION_STRING, 0, "label-column", "NAME", "the column that holds the label", .fallback = "label",
+                                 .target = offsetof(task_flags, label_column)},
+                                {OPTION_COUNT, 0, "max-length", "N", "cut longer texts at the left to N tokens",
+                                 .fallback = "the model's context", .target = offsetof(task_flags, max_length), .min = 1,
+                                 .max = 1e9},
+                                {0}};
+
+const option_row output_rows[] = {
+    {OPTION_FLAG, 0, "json", .help = "print one JSON object instead of a table", .target = offsetof(output_flags, json)},
+    {OPTION_FLAG, 'q', "quiet", .help = "no progress, no notes; warnings and errors stay", .target = offsetof(output_flags, quiet)},
+    {OPTION_HELP, 'h', "help", .help = "print this page"},
+    {0}};
+
+sp_status load_model(sp_model **out, const model_flags *flags)
+{
+    sp_model_options options = {.n_threads = (int)flags->threads, .weights = (sp_weights)flags->weights};
+    return sp_model_load(out, flags->path, &options);
+}
+
+sp_status load_prompt(sp_prompt **out, const char *dir, const sp_model *model, const sp_logger *logger)
+{
+    *out = NULL;
+    if (!dir) return SP_OK;
+    sp_status st = sp_prompt_load(out, dir);
+    if (!st && (st = sp_prompt_check(*out, model, logger))) {
+        sp_prompt_free(*out);
+        *out = NULL;
+    }
+    return st;
+}
+
+sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger)
+{
+    sp_data_options options = {.text_column = flags->text_column, .label_column = flags->label_column, .logger = logger};
+    return sp_dataset_load(out, path, &options);
+}
+
+static int split_verbalizer(sp_verbalizer *verbalizers, size_t i, const command *self, char *pair)
+{
+    char *equals = strchr(pair, '=');
+    if (!equals || equals == pair || !equals[1])
+        return usage_error(self, "--verbalizer: \"%s\" is not LABEL=TEXT, such as 'positive= positive'", pair);
+    *equals = '\0';
+    verbalizers[i] = (sp_verbalizer){.label = pair, .text = equals + 1};
+    for (size_t k = 0; k < i; k++)
+        if (strcmp(verbalizers[k].label, pair) == 0) return usage_error(self, "--verbalizer: label \"%s\" is given twice", pair);
+    return EXIT_DONE;
+}
+
+int make_task(sp_task *task, sp_verbalizer **verbalizers, const command *self, const task_flags *flags)
+{
+    size_t n = flags->verbalizers.n;
+    *verbalizers = NULL;
+    if (flags->template_text && !strstr(flags->template_text, "{text}"))
+        return usage_error(self, "--template: \"{text}\" is missing: it marks where a row's text goes");
+    if (flags->template_text) task->template_text = flags->template_text;
+    if (flags->max_length) task->max_length = flags->max_length;
+    if (!n) return EXIT_DONE;
+    *verbalizers = calloc(n, sizeof **verbalizers);
+    if (!*verbalizers) return report_no_memory();
+    for (size_t i = 0; i < n; i++) {
+        int failed = split_verbalizer(*verbalizers, i, self, flags->verbalizers.items[i]);
+        if (failed) return failed;
+    }
+    task->verbalizers = *verbalizers;
+    task->n_verbalizers = n;
+    return EXIT_DONE;
+}

@@ -1,0 +1,286 @@
+/* train.c: softprompt train. Flags -> sp_train_options -> sp_train -> a short report.
+ * Flags that contradict each other are refused before the model is opened; everything else is the library's to check. */
+#include <errno.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "inputs.h"
+#include "progress.h"
+#include "report.h"
+
+static const size_t not_given = SIZE_MAX;
+
+typedef struct train_flags {
+    model_flags model;
+    const char *data, *eval, *out;
+    bool resume, overwrite;
+    int method;
+    size_t num_virtual_tokens;
+    int init;
+    const char *init_text;
+    int sink;
+    task_flags task;
+    int optimizer, schedule;
+    double learning_rate, weight_decay, max_grad_norm, epochs;
+    size_t batch_size, gradient_accumulation_steps, steps, warmup_steps, seed;
+    size_t eval_every, early_stopping_patience, save_every;
+    output_flags output;
+} train_flags;
+
+/* Words of a choice stand in the order of the library's enum. */
+enum { INIT_UNSAID = -1 };
+
+static const option_row file_rows[] = {
+    {OPTION_STRING, 'd', "data", "FILE", "training data: JSONL, CSV or TSV", .target = offsetof(train_flags, data),
+     .required = true},
+    {OPTION_STRING, 'e', "eval", "FILE", "data to evaluate on, during training and after it",
+     .target = offsetof(train_flags, eval)},
+    {OPTION_STRING, 'o', "output", "DIR", "where the adapter and its run go", .target = offsetof(train_flags, out),
+     .required = true},
+    {OPTION_FLAG, 0, "resume", .help = "go on from the last checkpoint in DIR, with the same flags",
+     .target = offsetof(train_flags, resume)},
+    {OPTION_FLAG, 0, "overwrite", .help = "throw away the run that is in DIR", .target = offsetof(train_flags, overwrite)},
+    {0}};
+
+static const option_row prompt_rows[] = {
+    {OPTION_CHOICE, 0, "method", "prompt", "prompt: learnt rows before the input", .fallback = "prompt",
+     .target = offsetof(train_flags, method), .later = "prefix|ptuning|multitask|cpt|cartridge"},
+    {OPTION_COUNT, 0, "num-virtual-tokens", "N", "rows of the prompt, a sink included", .fallback = "32",
+     .target = offsetof(train_flags, num_virtual_tokens), .min = 1, .max = 1e6},
+    {OPTION_CHOICE, 0, "init", "vocab|random|text", "start from token embeddings, noise or a text", .fallback = "vocab",
+     .target = offsetof(train_flags, init)},
+    {OPTION_TEXT, 0, "init-text", "TEXT", "the text to start from; implies --init text",
+     .target = offsetof(train_flags, init_text)},
+    {OPTION_CHOICE, 0, "sink", "none|bos", "bos: the first row is a frozen copy of BOS", .fallback = "none",
+     .target = offsetof(train_flags, sink)},
+    {0}};
+
+static const option_row training_rows[] = {
+    {OPTION_COUNT, 0, "steps", "N", "optimiser steps", .fallback = "300, or 3 epochs if fewer",
+     .target = offsetof(train_flags, steps), .min = 1, .max = 1e9},
+    {OPTION_REAL, 0, "epochs", "X", "passes over the data, instead of --steps", .target = offsetof(train_flags, epochs),
+     .min = 1e-6, .max = 1e6},
+    {OPTION_COUNT, 0, "batch-size", "N", "rows in one pass", .fallback = "16", .target = offsetof(train_flags, batch_size),
+     .min = 1, .max = 1e6},
+    {OPTION_COUNT, 0, "gradient-accumulation-steps", "N", "passes before a step", .fallback = "1",
+     .target = offsetof(train_flags, gradient_accumulation_steps), .min = 1, .max = 1e6},
+    {OPTION_CHOICE, 0, "optimizer", "adamw|adafactor", "what turns gradients into steps", .fallback = "adamw",
+     .target = offsetof(train_flags, optimizer)},
+    {OPTION_REAL, 0, "learning-rate", "X", "at its peak", .fallback = "0.02", .target = offsetof(train_flags, learning_rate),
+     .min = 1e-12, .max = 1e3},
+    {OPTION_CHOICE, 0, "schedule", "cosine|linear|constant", "after the warm-up", .fallback = "cosine",
+     .target = offsetof(train_flags, schedule)},
+    {OPTION_COUNT, 0, "warmup-steps", "N", "steps up to the peak", .fallback = "10, at most a tenth",
+     .target = offsetof(train_flags, warmup_steps), .max = 1e9},
+    {OPTION_REAL, 0, "weight-decay", "X", "decoupled, as in AdamW", .fallback = "0", .target = offsetof(train_flags, weight_decay),
+     .max = 1e3},
+    {OPTION_REAL, 0, "max-grad-norm", "X", "clip the gradient to this norm; 0: never", .fallback = "1",
+     .target = offsetof(train_flags, max_grad_norm), .max = 1e9},
+    {OPTION_COUNT, 0, "seed", "N", "of initialisation and shuffling", .fallback = "0", .target = offsetof(train_flags, seed)},
+    {OPTION_COUNT, 0, "eval-every", "N", "evaluate every N steps, keep the best; 0: at the end", .fallback = "0",
+     .target = offsetof(train_flags, eval_every)},
+    {OPTION_COUNT, 0, "early-stopping-patience", "N", "stop after N evaluations without gain; 0: never", .fallback = "0",
+     .target = offsetof(train_flags, early_stopping_patience)},
+    {OPTION_COUNT, 0, "save-every", "N", "steps between checkpoints", .fallback = "10", .target = offsetof(train_flags, save_every),
+     .min = 1},
+    {OPTION_LATER, 0, "max-logit", .argument = "X"},
+    {OPTION_LATER, 0, "teacher-context", .argument = "FILE"},
+    {0}};
+
+static const option_group groups[] = {{"model", model_rows, offsetof(train_flags, model)},
+                                      {"files", file_rows, 0},
+                                      {"prompt", prompt_rows, 0},
+                                      {"task: how a row becomes text", task_rows, offsetof(train_flags, task)},
+                                      {"training", training_rows, 0},
+                                      {"output", output_rows, offsetof(train_flags, output)},
+                                      {0}};
+
+/* ---- from flags to options ---------------------------------------------------------------------------------------- */
+
+static int check_flags(const command *self, train_flags *flags)
+{
+    bool text = flags->init == SP_INIT_TEXT;
+    if (flags->resume && flags->overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
+    if (flags->steps && flags->epochs > 0) return usage_error(self, "--steps and --epochs contradict each other: give one");
+    if (flags->init == INIT_UNSAID)
+        flags->init = flags->init_text ? SP_INIT_TEXT : SP_INIT_VOCAB;
+    else if (flags->init_text && !text)
+        return usage_error(self, "--init-text needs --init text");
+    if (text && !flags->init_text) return usage_error(self, "--init text needs --init-text TEXT");
+    if (flags->sink == SP_SINK_BOS && flags->num_virtual_tokens == 1)
+        return usage_error(self,
+                           "--num-virtual-tokens 1 leaves nothing to learn beside --sink bos, which is counted: give 2 or more");
+    if (flags->eval_every && !flags->eval) return usage_error(self, "--eval-every needs data to evaluate on: give -e FILE");
+    if (flags->early_stopping_patience && !flags->eval_every)
+        return usage_error(self, "--early-stopping-patience counts evaluations during training: give --eval-every N and -e FILE");
+    return EXIT_DONE;
+}
+
+/* In sp_train_options 0 means the default, on the command line it means none. */
+static sp_train_options make_options(const train_flags *flags, const sp_task *task)
+{
+    return (sp_train_options){
+        .prompt = {.num_virtual_tokens = flags->num_virtual_tokens,
+                   .init = (sp_init)flags->init,
+                   .init_text = flags->init_text,
+                   .sink = (sp_sink)flags->sink,
+                   .seed = flags->seed},
+        .task = *task,
+        .optimizer = (sp_optimizer)flags->optimizer,
+        .schedule = (sp_schedule)flags->schedule,
+        .learning_rate = flags->learning_rate,
+        .weight_decay = flags->weight_decay,
+        .max_grad_norm = flags->max_grad_norm > 0 ? flags->max_grad_norm : -1,
+        .batch_size = flags->batch_size,
+        .gradient_accumulation_steps = flags->gradient_accumulation_steps,
+        .steps = flags->steps,
+        .epochs = flags->epochs,
+        .warmup_steps = flags->warmup_steps == not_given ? 0
+                        : flags->warmup_steps == 0       ? SIZE_MAX
+                                                         : flags->warmup_steps,
+        .seed = flags->seed,
+        .eval_every = flags->eval_every,
+        .early_stopping_patience = flags->early_stopping_patience,
+        .save_every = flags->save_every,
+        .resume = flags->resume,
+        .overwrite = flags->overwrite,
+    };
+}
+
+/* ---- what is said ------------------------------------------------------------------------------------------------- */
+
+/* The command line, as a shell takes it, that goes on with this run; free. argv is still as the user gave it. */
+static char *resume_command(int argc, char **argv)
+{
+    char *line = NULL;
+    size_t n_bytes;
+    FILE *stream = open_memstream(&line, &n_bytes);
+    if (!stream) return NULL;
+    print_quoted(stream, program_invocation_name);
+    for (int i = 0; i < argc; i++) {
+        if (strcmp(argv[i], "--resume") == 0 || strcmp(argv[i], "--overwrite") == 0) continue;
+        fputc(' ', stream);
+        print_quoted(stream, argv[i]);
+    }
+    fputs(" --resume", stream);
+    fclose(stream);
+    return line;
+}
+
+static int print_report_json(const sp_train_report *report, const sp_dataset *data, const sp_dataset *eval, const char *dir)
+{
+    json_t *object = json_object();
+    json_member(&object, "adapter", json_text(dir));
+    json_member(&object, "steps", json_integer((json_int_t)report->steps));
+    json_member(&object, "resumed_from", json_integer((json_int_t)report->resumed_from));
+    json_member(&object, "best_step", json_integer((json_int_t)report->best_step));
+    json_member(&object, "stopped_early", json_boolean(report->stopped_early));
+    json_member(&object, "already_finished", json_boolean(report->already_finished));
+    json_member(&object, "first_loss", json_finite(report->first_loss));
+    json_member(&object, "last_loss", json_finite(report->last_loss));
+    json_member(&object, "rows", json_integer((json_int_t)report->rows));
+    json_member(&object, "tokens", json_integer((json_int_t)report->tokens));
+    json_member(&object, "skipped_rows", json_integer((json_int_t)sp_dataset_n_skipped(data)));
+    json_member(&object, "seconds", json_finite(report->seconds));
+    json_member(&object, "evaluation",
+                report->has_evaluation ? evaluation_json(&report->evaluation, sp_dataset_n_skipped(eval)) : json_null());
+    return print_json(object);
+}
+
+static void print_next(const train_flags *flags)
+{
+    printf("\nnext: softprompt %s -m ", flags->eval ? "run" : "eval");
+    print_quoted(stdout, flags->model.path);
+    printf(" -p ");
+    print_quoted(stdout, flags->out);
+    printf("%s\n", flags->eval ? " 'some text'" : " -d FILE");
+}
+
+static void print_report(const sp_train_report *report, const train_flags *flags)
+{
+    if (report->already_finished)
+        report_row("steps", "%zu: finished before, nothing was changed", report->steps);
+    else if (report->resumed_from)
+        report_row("steps", "%zu, from the checkpoint at %zu", report->steps, report->resumed_from);
+    else
+        report_row("steps", "%zu%s", report->steps, report->stopped_early ? ", stopped early: no gain" : "");
+    if (!report->already_finished) {
+        report_row("training loss", "%.4f at first, %.4f at last", report->first_loss, report->last_loss);
+        report_row("time", "%s for %llu rows, %llu tokens", format_duration(report->seconds).text, (unsigned long long)report->rows,
+                   (unsigned long long)report->tokens);
+    }
+    if (report->best_step != report->steps) report_row("kept", "step %zu, the best of the evaluations", report->best_step);
+    if (report->has_evaluation) {
+        report_row("evaluated", "%s, %zu rows", flags->eval, report->evaluation.n);
+        evaluation_rows(&report->evaluation);
+    }
+    report_row("adapter", "%s", flags->out);
+    print_next(flags);
+}
+
+/* ---- the command --------------------------------------------------------------------------------------------------- */
+
+static int train(const train_flags *flags, const sp_train_options *options, const char *resume_line)
+{
+    sp_model *model = NULL;
+    sp_dataset *data = NULL, *eval = NULL;
+    sp_train_report report;
+    progress_bar bar;
+    sp_status st;
+    int code = EXIT_FAILED;
+    progress_init(&bar, flags->output.quiet);
+    if ((st = load_data(&data, flags->data, &flags->task, &bar.logger))) goto done;
+    if (flags->eval && (st = load_data(&eval, flags->eval, &flags->task, &bar.logger))) goto done;
+    if ((st = load_model(&model, &flags->model))) goto done;
+    stop_at_interrupt();
+    st = sp_train(&report, model, data, eval, flags->out, options, &bar.hooks);
+    progress_clear(&bar);
+    if (st) goto done;
+    if (flags->output.json)
+        code = print_report_json(&report, data, eval, flags->out);
+    else
+        code = EXIT_DONE, print_report(&report, flags);
+done:
+    if (st == SP_ERR_STOPPED)
+        report_line("stopped, and the checkpoint is saved; to go on: %s", resume_line ? resume_line : "add --resume");
+    else if (st)
+        code = report_failure(st);
+    sp_model_free(model);
+    sp_dataset_free(eval);
+    sp_dataset_free(data);
+    return code;
+}
+
+static int run_train(const command *self, int argc, char **argv)
+{
+    train_flags flags = {.init = INIT_UNSAID, .warmup_steps = not_given, .max_grad_norm = 1};
+    sp_task task = {0};
+    sp_verbalizer *verbalizers = NULL;
+    char *resume_line = resume_command(argc, argv);
+    int code;
+    if (options_parse(self, &flags, NULL, argc, argv, &code) && !(code = check_flags(self, &flags)) &&
+        !(code = make_task(&task, &verbalizers, self, &flags.task))) {
+        sp_train_options options = make_options(&flags, &task);
+        code = train(&flags, &options, resume_line);
+    }
+    free(verbalizers);
+    text_list_free(&flags.task.verbalizers);
+    free(resume_line);
+    return code;
+}
+
+const command train_command = {
+    .name = "train",
+    .usage = "-m MODEL -d DATA [-e EVAL] -o DIR [flags]",
+    .summary = "Trains a soft prompt on DATA and writes it to DIR, a PEFT adapter directory.",
+    .details = "Rows of DATA are text and label, prompt and completion, or chat messages. Only the answer\n"
+               "is learnt. Ctrl-C saves a checkpoint and says how to go on. In --template, --verbalizer and\n"
+               "--init-text, \\n, \\t and \\\\ are a line's end, a tab and a backslash.",
+    .example = "  softprompt train -m demo/model.gguf -d demo/data/train.jsonl -e demo/data/valid.jsonl -o my-prompt \\\n"
+               "    --template 'Review: {text}\\nSentiment:' --verbalizer 'positive= positive' \\\n"
+               "    --verbalizer 'negative= negative' --num-virtual-tokens 32 --steps 150",
+    .groups = groups,
+    .run = run_train,
+};
