@@ -166,10 +166,11 @@ int converse(run_job *job)
     catch_interrupts();
     greet(job);
     while (!quit && !ferror(stdout)) {
-        interrupted = 0;
+        interrupted = 0; /* for the line, and below for the answer */
         terminal_event event = terminal_read(term, &message);
         if (event == TERMINAL_END) break;
         if (event == TERMINAL_INTERRUPTED || obey(&c, message, &quit)) continue;
+        interrupted = 0;
         if (job->task)
             answer_text(job, message); /* what failed was said; the next message may do better */
         else

@@ -16,7 +16,7 @@ const option_row model_rows[] = {{OPTION_STRING, 'm', "model", "FILE", "the lang
 
 const option_row task_rows[] = {{OPTION_TEXT, 0, "template", "TEXT", "what the model reads, with {text} for a row's text",
                                  .fallback = "{text}", .target = offsetof(task_flags, template_text)},
-                                {OPTION_TEXTS, 0, "verbalizer", "LABEL=TEXT", "the answer that stands for a label; once for each",
+                                {OPTION_TEXTS, 0, "verbalizer", "LABEL=TEXT", "the answer for a label; once for each",
                                  .fallback = "space and label", .target = offsetof(task_flags, verbalizers)},
                                 {OPTION_STRING, 0, "text-column", "NAME", "the column that holds the text", .fallback = "text",
                                  .target = offsetof(task_flags, text_column)},

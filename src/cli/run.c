@@ -293,8 +293,14 @@ static bool wraps_text(const sp_task *task)
     return task && (task->n_verbalizers || (task->template_text && strcmp(task->template_text, "{text}") != 0));
 }
 
+/* sp_classify reads a text as training did, which parses them. */
+static int fail_no_special(const command *self)
+{
+    return usage_error(self, "--no-special does not go with an adapter that answers with labels; leave it out, or add --raw");
+}
+
 /* text NULL: a conversation. */
-static int answer(const run_flags *flags, const char *text)
+static int answer(const command *self, const run_flags *flags, const char *text)
 {
     run_job job = {.sampling = make_sampling(flags),
                    .max_length = flags->max_length,
@@ -313,7 +319,10 @@ static int answer(const run_flags *flags, const char *text)
     } else {
         job.prompt = prompt;
         job.task = prompt && !flags->raw && wraps_text(sp_prompt_task(prompt)) ? sp_prompt_task(prompt) : NULL;
-        code = text ? answer_text(&job, text) : converse(&job);
+        if (job.no_special && job.task && job.task->n_verbalizers)
+            code = fail_no_special(self);
+        else
+            code = text ? answer_text(&job, text) : converse(&job);
     }
     sp_session_free(job.session);
     sp_prompt_free(prompt);
@@ -333,7 +342,7 @@ static int run_run(const command *self, int argc, char **argv)
         if ((code = read_standard_input(&input))) goto done;
         text = input ? input : "";
     }
-    code = answer(&flags, text);
+    code = answer(self, &flags, text);
 done:
     free(input);
     text_list_free(&flags.stop);

@@ -243,10 +243,8 @@ static int train(const train_flags *flags, const sp_train_options *options, cons
     else
         code = EXIT_DONE, print_report(&report, flags);
 done:
-    if (st == SP_ERR_STOPPED)
-        report_line("stopped, and the checkpoint is saved; to go on: %s", resume_line ? resume_line : "add --resume");
-    else if (st)
-        code = report_failure(st);
+    if (st) code = report_failure(st);
+    if (st == SP_ERR_STOPPED && resume_line) report_line("to go on: %s", resume_line);
     sp_model_free(model);
     sp_dataset_free(eval);
     sp_dataset_free(data);

@@ -1,0 +1,614 @@
+#!/usr/bin/env python3
+"""test_cli.py: the command line as its users see it: exit codes, messages, help, JSON, streams, signals.
+
+    python3 tests/test_cli.py [PATH OF softprompt]        default: build/softprompt
+
+What needs a model runs where SOFTPROMPT_TEST_MODEL names a GGUF file with a chat template (the demo's, about two minutes),
+and is skipped with a message elsewhere. Standard library only.
+"""
+import json
+import os
+import pty
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = str(ROOT / "build" / "softprompt")
+MODEL = os.environ.get("SOFTPROMPT_TEST_MODEL")
+needs_model = unittest.skipUnless(MODEL, "SOFTPROMPT_TEST_MODEL is not set: name a GGUF model to run this")
+
+COMMANDS = ("train", "eval", "run", "info")
+LATER_COMMANDS = ("audit", "plan", "compile", "serve", "lab")
+TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
+EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")
+RUN = ("run", "-m", "no.gguf")
+
+
+def softprompt(*arguments, stdin="", timeout=300, **options):
+    """Runs the program; standard input is empty unless given, so that it never waits for a terminal."""
+    return subprocess.run([PROGRAM, *map(str, arguments)], input=stdin, capture_output=True, text=True, timeout=timeout,
+                          errors="surrogateescape", **options)
+
+
+class Case(unittest.TestCase):
+    def check(self, result, code):
+        self.assertEqual(result.returncode, code, f"{result.args}\nstdout: {result.stdout}\nstderr: {result.stderr}")
+        return result
+
+    def assert_message(self, result, code, *parts):
+        """One line on standard error that begins with the program's name and has every part; nothing on standard output."""
+        self.check(result, code)
+        self.assertEqual(result.stdout, "")
+        self.assertRegex(result.stderr, r"\Asoftprompt: [^\n]+\n\Z")
+        for part in parts:
+            self.assertIn(part, result.stderr)
+
+
+class UsageErrors(Case):
+    WRONG = [  # the command line, and what the message must name
+        ((), ["no command", *COMMANDS]),
+        (("trian",), ['"trian"', "did you mean train?"]),
+        (("frobnicate",), ['"frobnicate"', *COMMANDS]),
+        (("help", "evl"), ["did you mean eval?"]),
+        (("--verbose",), ["--verbose"]),
+        (("train", "-d", "a", "-o", "b"), ["--model"]),
+        (("train", "-m", "a", "-o", "b"), ["--data"]),
+        (("train", "-m", "a", "-d", "b"), ["--output"]),
+        (("eval", "-d", "a"), ["--model"]),
+        (("eval", "-m", "a"), ["--data"]),
+        (("run", "text"), ["--model"]),
+        (("train", "-m"), ["--model", "needs a value", "FILE"]),
+        ((*TRAIN, "--steps"), ["--steps", "needs a value"]),
+        ((*TRAIN, "--json=yes"), ["--json", "takes no value"]),
+        ((*TRAIN, "--lerning-rate", "1"), ["--lerning-rate", "did you mean --learning-rate?"]),
+        ((*TRAIN, "--lerning-rate=1"), ["--lerning-rate is", "did you mean --learning-rate?"]),
+        ((*TRAIN, "--batch", "1"), ["--batch is", "did you mean --batch-size?"]),  # abbreviations are refused
+        ((*TRAIN, "--xyzzy"), ["--xyzzy"]),
+        ((*TRAIN, "-z"), ["-z"]),
+        ((*TRAIN, "stray"), ['"stray"']),
+        ((*EVAL, "stray"), ['"stray"']),
+        ((*RUN, "one", "two"), ['"two"', "quotes"]),
+        (("info", "a", "b"), ['"b"']),
+        ((*TRAIN, "--steps", "0"), ["--steps", '"0"', "from 1"]),
+        ((*TRAIN, "--steps", "-1"), ["--steps", '"-1"']),
+        ((*TRAIN, "--steps", "+1"), ["--steps", '"+1"']),
+        ((*TRAIN, "--steps", " 1"), ["--steps"]),
+        ((*TRAIN, "--steps", "12x"), ["--steps", '"12x"']),
+        ((*TRAIN, "--steps", ""), ["--steps", '""']),
+        ((*TRAIN, "--steps", "1.5"), ["--steps", "whole number"]),
+        ((*TRAIN, "--seed", "99999999999999999999"), ["--seed"]),
+        ((*TRAIN, "--batch-size", "1000000000000"), ["--batch-size"]),
+        ((*TRAIN, "--num-virtual-tokens", "0"), ["--num-virtual-tokens"]),
+        ((*TRAIN, "--gradient-accumulation-steps", "0"), ["--gradient-accumulation-steps"]),
+        ((*TRAIN, "--save-every", "0"), ["--save-every"]),
+        ((*TRAIN, "--threads", "0"), ["--threads"]),
+        ((*TRAIN, "--max-length", "0"), ["--max-length"]),
+        ((*TRAIN, "--learning-rate", "0"), ["--learning-rate"]),
+        ((*TRAIN, "--learning-rate", "nan"), ["--learning-rate", '"nan"']),
+        ((*TRAIN, "--learning-rate", "inf"), ["--learning-rate"]),
+        ((*TRAIN, "--learning-rate", "1e999"), ["--learning-rate"]),
+        ((*TRAIN, "--learning-rate", "0x1p3"), ["--learning-rate"]),
+        ((*TRAIN, "--learning-rate", "0,02"), ["--learning-rate"]),
+        ((*TRAIN, "--max-grad-norm", "-1"), ["--max-grad-norm"]),
+        ((*TRAIN, "--epochs", "0"), ["--epochs"]),
+        ((*TRAIN, "--schedule", "cosin"), ["--schedule", '"cosin"', "cosine|linear|constant"]),
+        ((*TRAIN, "--optimizer", "sgd"), ["--optimizer", "adamw|adafactor"]),
+        ((*TRAIN, "--init", "zero"), ["--init", "vocab|random|text"]),
+        ((*TRAIN, "--sink", "eos"), ["--sink", "none|bos"]),
+        ((*TRAIN, "--weights", "f16"), ["--weights", "auto|mapped|f32"]),
+        ((*TRAIN, "--weights", "bf16"), ["--weights", "not in this version"]),
+        ((*TRAIN, "--method", "lora"), ["--method", "prompt"]),
+        ((*TRAIN, "--max-logit", "3"), ["--max-logit", "not in this version"]),
+        ((*TRAIN, "--teacher-context", "f"), ["--teacher-context", "not in this version"]),
+        ((*TRAIN, "--steps", "1", "--epochs", "1"), ["--steps", "--epochs"]),
+        ((*TRAIN, "--resume", "--overwrite"), ["--resume", "--overwrite"]),
+        ((*TRAIN, "--init", "text"), ["--init-text"]),
+        ((*TRAIN, "--init", "vocab", "--init-text", "a"), ["--init-text"]),
+        ((*TRAIN, "--sink", "bos", "--num-virtual-tokens", "1"), ["--num-virtual-tokens", "--sink bos"]),
+        ((*TRAIN, "--eval-every", "5"), ["--eval-every", "-e"]),
+        ((*TRAIN, "--early-stopping-patience", "5", "-e", "f"), ["--early-stopping-patience", "--eval-every"]),
+        ((*TRAIN, "--template", "no place"), ["--template", "{text}"]),
+        ((*TRAIN, "--template", "{text}\\q"), ["--template", "\\n"]),
+        ((*TRAIN, "--template", "{text}\\"), ["--template", "\\n"]),
+        ((*TRAIN, "--verbalizer", "positive"), ["--verbalizer", '"positive"']),
+        ((*TRAIN, "--verbalizer", "=x"), ["--verbalizer"]),
+        ((*TRAIN, "--verbalizer", "x="), ["--verbalizer"]),
+        ((*TRAIN, "--verbalizer", "a=b", "--verbalizer", "a=c"), ["--verbalizer", '"a"', "twice"]),
+        ((*TRAIN, "--init-text", "a\\x"), ["--init-text"]),
+        ((*EVAL, "--steps", "1"), ["--steps is no option of eval"]),
+        ((*EVAL, "--batch-size", "0"), ["--batch-size"]),
+        ((*EVAL, "--template", "x"), ["--template", "{text}"]),
+        ((*RUN, "--temperature", "-0.1", "x"), ["--temperature"]),
+        ((*RUN, "--top-p", "1.1", "x"), ["--top-p", "1.1"]),
+        ((*RUN, "--top-p", "0", "x"), ["--top-p"]),
+        ((*RUN, "--min-p", "2", "x"), ["--min-p"]),
+        ((*RUN, "--top-k", "many", "x"), ["--top-k"]),
+        ((*RUN, "--repetition-penalty", "0", "x"), ["--repetition-penalty"]),
+        ((*RUN, "--max-new-tokens", "0", "x"), ["--max-new-tokens"]),
+        ((*RUN, "--seed", "-3", "x"), ["--seed"]),
+        ((*RUN, "--stop"), ["--stop", "needs a value"]),
+    ]
+
+    def test_each_is_refused_by_name(self):
+        for arguments, parts in self.WRONG:
+            with self.subTest(arguments=arguments):
+                self.assert_message(softprompt(*arguments), 2, *parts)
+
+    def test_methods_of_later_versions(self):
+        for method in ("prefix", "ptuning", "multitask", "cpt", "cartridge"):
+            with self.subTest(method=method):
+                self.assert_message(softprompt(*TRAIN, "--method", method), 2, "--method", method, "not in this version", "allowed: prompt")
+
+    def test_commands_of_later_versions(self):
+        for name in LATER_COMMANDS:
+            for arguments in ((name,), (name, "--help"), ("help", name)):
+                with self.subTest(arguments=arguments):
+                    self.assert_message(softprompt(*arguments), 2, name, "not in this version", *COMMANDS)
+
+    def test_a_wrong_line_does_nothing(self):
+        with tempfile.TemporaryDirectory() as work:
+            softprompt("train", "-m", "m", "-d", "d", "-o", "dir", "--steps", "x", cwd=work)
+            self.assertEqual(os.listdir(work), [])
+
+
+class Help(Case):
+    def test_overview(self):
+        for arguments in (("help",), ("--help",), ("-h",)):
+            text = self.check(softprompt(*arguments), 0).stdout
+            for name in COMMANDS:
+                self.assertRegex(text, rf"(?m)^  {name} ")
+            for name in LATER_COMMANDS:
+                self.assertNotRegex(text, rf"\b{name}\b")
+
+    def test_each_command_has_an_example(self):
+        for name in COMMANDS:
+            with self.subTest(command=name):
+                text = self.check(softprompt(name, "--help"), 0).stdout
+                self.assertEqual(text, softprompt("help", name).stdout)
+                self.assertEqual(text, softprompt(name, "-h").stdout)
+                self.assertRegex(text, rf"\Ausage: softprompt {name} ")
+                self.assertRegex(text, rf"\nexample\n  softprompt {name} ")
+                self.assertLessEqual(max(map(len, text.splitlines())), 110)
+
+    def test_examples_parse(self):
+        """Without the demo's files an example must fail over the files, not over its flags."""
+        for name in COMMANDS:
+            with self.subTest(command=name), tempfile.TemporaryDirectory() as work:
+                example = softprompt(name, "--help").stdout.split("\nexample\n")[1]
+                line = re.sub(r"\bsoftprompt\b", PROGRAM, example, count=1)
+                result = subprocess.run(["sh", "-c", line], capture_output=True, text=True, cwd=work)
+                self.assertEqual(result.returncode, 1, result.stderr)
+                self.assertIn("demo/", result.stderr)
+
+    def test_flags_of_the_contract(self):
+        flags = {
+            "train": "--method --num-virtual-tokens --init --init-text --sink --template --verbalizer --text-column --label-column "
+                     "--max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
+                     "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
+                     "--save-every --resume --overwrite --weights --json --quiet",
+            "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json",
+            "run": "--raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
+                   "--stop --seed --threads --json",
+            "info": "--json",
+        }
+        for name, names in flags.items():
+            text = softprompt(name, "--help").stdout
+            for flag in names.split():
+                self.assertRegex(text, rf"(?m)^ .*{flag}\b", f"{name} {flag}")
+        self.assertNotIn("--max-logit", softprompt("train", "--help").stdout)
+
+    def test_help_wins_over_what_is_missing(self):
+        self.check(softprompt("train", "--steps", "3", "--help"), 0)
+
+    def test_version(self):
+        self.assertRegex(self.check(softprompt("--version"), 0).stdout, r"\Asoftprompt \d+\.\d+\.\d+\n\Z")
+
+
+class Streams(Case):
+    def test_full_disk(self):
+        for arguments in (("--help",), ("info", "--json"), ("train", "--help"), ("--version",)):
+            with self.subTest(arguments=arguments), open("/dev/full", "w") as full:
+                result = subprocess.run([PROGRAM, *arguments], stdout=full, stderr=subprocess.PIPE, text=True)
+                self.assertEqual(result.returncode, 1)
+                self.assertRegex(result.stderr, r"\Asoftprompt: standard output: .*No space left")
+
+    def test_closed_output(self):
+        result = subprocess.run(["sh", "-c", 'exec "$0" info >&-', PROGRAM], stderr=subprocess.PIPE, text=True)
+        self.assertEqual(result.returncode, 1)
+        self.assertIn("standard output", result.stderr)
+
+    def test_closed_pipe(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        result = subprocess.run([PROGRAM, "info"], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        self.assertEqual(result.returncode, 1, "a closed pipe is a failure with a message, not a death by signal")
+        self.assertIn("Broken pipe", result.stderr)
+
+    def test_all_streams_closed(self):
+        result = subprocess.run(["sh", "-c", 'exec "$0" info <&- >&- 2>&-', PROGRAM])
+        self.assertEqual(result.returncode, 1)
+
+    def test_nul_and_unreadable_input(self):
+        with tempfile.TemporaryDirectory() as work:
+            self.assert_message(softprompt(*RUN, stdin="ab\0c", cwd=work), 1, "standard input", "NUL")
+            line = ["sh", "-c", 'exec "$0" run -m no.gguf < .', PROGRAM]
+            self.assert_message(subprocess.run(line, capture_output=True, text=True, cwd=work), 1, "standard input", "directory")
+
+
+class Info(Case):
+    def test_machine(self):
+        machine = json.loads(self.check(softprompt("info", "--json"), 0).stdout)
+        self.assertEqual(list(machine), ["kind", "version", "cpu", "features", "kernels", "threads", "memory_bytes"])
+        self.assertEqual(machine["kind"], "machine")
+        self.assertGreaterEqual(machine["threads"], 1)
+        self.assertGreater(machine["memory_bytes"], 1 << 20)
+        self.assertIsInstance(machine["features"], list)
+        text = self.check(softprompt("info"), 0).stdout
+        for name in machine:
+            self.assertRegex(text, rf"(?m)^{name} ")
+        self.assertEqual(text, softprompt("info").stdout)
+
+    def test_missing_file(self):
+        self.assert_message(softprompt("info", "/no/such/file"), 1, "/no/such/file")
+
+    def test_not_a_model(self):
+        with tempfile.TemporaryDirectory() as work:
+            path = Path(work, "junk.gguf")
+            path.write_bytes(b"GGUF" + bytes(range(64)))
+            self.assert_message(softprompt("info", path), 1, "junk.gguf")
+
+    @needs_model
+    def test_model(self):
+        described = json.loads(self.check(softprompt("info", MODEL, "--json"), 0).stdout)
+        self.assertEqual(described["kind"], "model")
+        text = self.check(softprompt("info", MODEL), 0).stdout
+        for name in described:
+            self.assertRegex(text, rf"(?m)^{name}\b")
+        self.assertNotRegex(text, "[\x00-\x09\x0b-\x1f\x7f]")
+
+
+class MissingFiles(Case):
+    def test_each_is_named(self):
+        with tempfile.TemporaryDirectory() as work:
+            Path(work, "d.jsonl").write_text('{"text": "a", "label": "b"}\n')
+            for arguments, name in (
+                (("train", "-m", "no.gguf", "-d", "d.jsonl", "-o", "dir"), "no.gguf"),
+                (("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "dir"), "no.jsonl"),
+                (("eval", "-m", "no.gguf", "-d", "d.jsonl"), "no.gguf"),
+                (("eval", "-m", "no.gguf", "-d", "no.jsonl"), "no.jsonl"),
+                (("run", "-m", "no.gguf", "text"), "no.gguf"),
+            ):
+                with self.subTest(arguments=arguments):
+                    self.assert_message(softprompt(*arguments, cwd=work), 1, name)
+            self.assertEqual(os.listdir(work), ["d.jsonl"])
+
+
+POSITIVE = ["a warm and funny film", "beautifully acted", "a joy from start to end", "moving, clever and rich"]
+NEGATIVE = ["a dull and empty film", "badly acted", "a bore from start to end", "flat, stupid and poor"]
+TASK = ("--template", "Review: {text}\\nSentiment:", "--verbalizer", "positive= positive", "--verbalizer", "negative= negative")
+STEPS = 6
+
+
+@needs_model
+class WithModel(Case):
+    """Trains once, for all the tests of this class: a few steps of a few rows."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.work = Path(tempfile.mkdtemp(prefix="softprompt-cli-"))
+        rows = [{"text": t, "label": "positive"} for t in POSITIVE] + [{"text": t, "label": "negative"} for t in NEGATIVE]
+        cls.data = cls.work / "data.jsonl"
+        cls.data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        cls.n_rows = len(rows)
+        cls.dir = cls.work / "prompt"
+        cls.trained = cls.train(cls.dir, "-e", cls.data, "--json")
+
+    @classmethod
+    def tearDownClass(cls):
+        shutil.rmtree(cls.work)
+
+    @classmethod
+    def train_line(cls, directory, *more):
+        return ["train", "-m", MODEL, "-d", cls.data, "-o", directory, *TASK, "--num-virtual-tokens", 4, "--batch-size", 4,
+                "--steps", STEPS, "--save-every", 2, *more]
+
+    @classmethod
+    def train(cls, directory, *more):
+        return softprompt(*cls.train_line(directory, *more))
+
+    def adapter(self, directory):
+        return (Path(directory) / "adapter_model.safetensors").read_bytes()
+
+    def run_prompt(self, *more, **options):
+        return softprompt("run", "-m", MODEL, "-p", self.dir, *more, **options)
+
+
+class Train(WithModel):
+    def test_report(self):
+        self.check(self.trained, 0)
+        report = json.loads(self.trained.stdout)
+        self.assertEqual(report["steps"], STEPS)
+        self.assertEqual(report["resumed_from"], 0)
+        self.assertFalse(report["already_finished"])
+        self.assertEqual(report["evaluation"]["n"], self.n_rows)
+        self.assertEqual(report["rows"], 4 * STEPS)
+
+    def test_run_directory(self):
+        for name in ("adapter_config.json", "adapter_model.safetensors", "softprompt.json", "log.jsonl", "checkpoints"):
+            self.assertTrue((self.dir / name).exists(), name)
+        rows = [json.loads(line) for line in (self.dir / "log.jsonl").read_text().splitlines()]
+        self.assertEqual([row["step"] for row in rows], list(range(1, STEPS + 1)))
+        for key in ("loss", "learning_rate", "grad_norm", "seconds", "examples", "tokens"):
+            self.assertIn(key, rows[0])
+        task = json.loads((self.dir / "softprompt.json").read_text())
+        self.assertIn("Review: {text}\nSentiment:", json.dumps(task, ensure_ascii=False).replace("\\n", "\n"))
+
+    def test_an_existing_run_is_refused(self):
+        before = self.adapter(self.dir)
+        result = self.train(self.dir, "-e", self.data)
+        self.assertIn(result.returncode, (1, 2))
+        self.assertIn(str(self.dir), result.stderr)
+        self.assertIn("resume", result.stderr)
+        self.assertIn("overwrite", result.stderr)
+        self.assertEqual(self.adapter(self.dir), before)
+
+    def test_resume_of_a_finished_run_changes_nothing(self):
+        before = self.adapter(self.dir)
+        result = self.check(self.train(self.dir, "-e", self.data, "--json", "--resume"), 0)
+        self.assertTrue(json.loads(result.stdout)["already_finished"])
+        self.assertEqual(self.adapter(self.dir), before)
+
+    def test_resume_with_other_settings_names_them(self):
+        result = self.check(self.train(self.dir, "-e", self.data, "--resume", "--learning-rate", "0.5"), 1)
+        self.assertRegex(result.stderr, "learning.rate")
+
+    def test_text_report_and_overwrite(self):
+        directory = self.work / "second"
+        for more in ((), ("--overwrite",)):
+            text = self.check(self.train(directory, *more), 0).stdout
+            self.assertRegex(text, r"(?m)^steps +6$")
+            self.assertRegex(text, r"(?m)^next: softprompt eval -m \S+ -p \S+ -d FILE$")
+        self.assertEqual(self.adapter(directory), self.adapter(self.dir), "same seed, same bytes")
+
+    def test_quiet(self):
+        result = self.check(self.train(self.work / "quiet", "--quiet"), 0)
+        self.assertEqual(result.stderr, "")
+
+    def test_interrupt_and_resume(self):
+        """Ctrl-C after the first step: a checkpoint, exit 1, and a command that finishes the run with the same bytes."""
+        directory = self.work / "it's here"
+        line = [PROGRAM, *map(str, self.train_line(directory, "-e", self.data))]
+        process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        log = directory / "log.jsonl"
+        while process.poll() is None and not (log.exists() and log.stat().st_size):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+        if process.returncode == 0:
+            self.skipTest("the run was over before the signal came")
+        self.assertEqual(process.returncode, 1, errors)
+        command = re.search(r"to go on: (.*--resume)\n\Z", errors)
+        self.assertIsNotNone(command, errors)
+        result = subprocess.run(["sh", "-c", command[1] + " --json"], capture_output=True, text=True)
+        self.check(result, 0)
+        self.assertGreater(json.loads(result.stdout)["resumed_from"], 0)
+        self.assertEqual(self.adapter(directory), self.adapter(self.dir))
+
+
+class Eval(WithModel):
+    KEYS = ["n", "accuracy", "accuracy_ci95", "macro_f1", "exact_match", "exact_match_ci95", "loss", "perplexity", "skipped_rows",
+            "truncated_rows", "seconds"]
+
+    def eval(self, *arguments):
+        return softprompt("eval", "-m", MODEL, *arguments)
+
+    def test_labels(self):
+        predictions = self.work / "predictions.jsonl"
+        result = json.loads(self.check(self.eval("-p", self.dir, "-d", self.data, "--json", "--predictions", predictions), 0).stdout)
+        self.assertEqual(list(result), self.KEYS)
+        self.assertEqual(result["n"], self.n_rows)
+        low, high = result["accuracy_ci95"]
+        self.assertTrue(0 <= low <= result["accuracy"] <= high <= 1)
+        self.assertIsNone(result["exact_match"])
+        rows = [json.loads(line) for line in predictions.read_text().splitlines()]
+        self.assertEqual(len(rows), self.n_rows)
+        right = sum(row["label"] == row["prediction"] for row in rows)
+        self.assertAlmostEqual(right / len(rows), result["accuracy"])
+        for row in rows:
+            self.assertEqual(sorted(row["logprobs"]), ["negative", "positive"])
+            self.assertEqual(max(row["logprobs"], key=row["logprobs"].get), row["prediction"])
+
+    def test_model_alone(self):
+        result = json.loads(self.check(self.eval("-d", self.data, "--json", *TASK), 0).stdout)
+        self.assertEqual(result["n"], self.n_rows)
+
+    def test_table(self):
+        text = self.check(self.eval("-p", self.dir, "-d", self.data), 0).stdout
+        self.assertRegex(text, rf"(?m)^rows +{self.n_rows}, 0 cut at the left; 0 skipped$")
+        self.assertRegex(text, r"(?m)^accuracy +\d+\.\d\d %  \(95 % interval")
+
+    def test_text_and_skipped_rows(self):
+        data = self.work / "text.jsonl"
+        data.write_text('{"text": "One two three four."}\n{broken\n{"text": "Five six."}\n')
+        result = self.check(self.eval("-d", data, "--json"), 0)
+        found = json.loads(result.stdout)
+        self.assertEqual((found["n"], found["skipped_rows"], found["accuracy"]), (2, 1, None))
+        self.assertGreater(found["perplexity"], 1)
+        self.assertRegex(result.stderr, r"softprompt: warning: .*text\.jsonl:2")
+
+    def test_columns(self):
+        data = self.work / "named.csv"
+        data.write_text("review,mood\n" + "".join(f'"{t}",positive\n' for t in POSITIVE))
+        result = self.check(self.eval("-p", self.dir, "-d", data, "--text-column", "review", "--label-column", "mood", "--json"), 0)
+        self.assertEqual(json.loads(result.stdout)["n"], len(POSITIVE))
+
+
+class Run(WithModel):
+    KEYS = ["text", "tokens", "finish_reason", "label", "logprobs"]
+
+    def test_label(self):
+        for result in (self.run_prompt(POSITIVE[0]), self.run_prompt(stdin=POSITIVE[0] + "\n")):
+            self.assertRegex(self.check(result, 0).stdout, r"\A(positive|negative) [01]\.\d\d\n\Z")
+        self.assertEqual(self.run_prompt(POSITIVE[0]).stdout, self.run_prompt(stdin=POSITIVE[0] + "\n").stdout)
+
+    def test_label_json(self):
+        found = json.loads(self.check(self.run_prompt(POSITIVE[0], "--json"), 0).stdout)
+        self.assertEqual(list(found), self.KEYS)
+        self.assertEqual(found["text"], " " + found["label"])
+        self.assertEqual(sorted(found["logprobs"]), ["negative", "positive"])
+
+    def test_completion(self):
+        arguments = ("run", "-m", MODEL, "The capital of France is", "--max-new-tokens", 8)
+        text = self.check(softprompt(*arguments), 0).stdout
+        found = json.loads(self.check(softprompt(*arguments, "--json"), 0).stdout)
+        self.assertEqual(found["text"], text, "standard output is the completion alone")
+        self.assertEqual(len(found["tokens"]), 8)
+        self.assertEqual(len(found["logprobs"]), 8)
+        self.assertEqual((found["finish_reason"], found["label"]), ("length", None))
+        self.assertTrue(all(p <= 0 for p in found["logprobs"]))
+        stopped = json.loads(softprompt(*arguments, "--json", "--stop", text[-2:]).stdout)
+        self.assertEqual(stopped["finish_reason"], "stop")
+        self.assertTrue(text.startswith(stopped["text"]) and text[-2:] not in stopped["text"])
+
+    def test_raw_leaves_the_template_aside(self):
+        found = json.loads(self.check(self.run_prompt("Once", "--raw", "--json", "--max-new-tokens", 3), 0).stdout)
+        self.assertIsNone(found["label"])
+        self.assertEqual(len(found["tokens"]), 3)
+
+    def test_sampling_is_seeded(self):
+        def sample(seed):
+            return softprompt("run", "-m", MODEL, "Once upon a time", "--temperature", 1.5, "--max-new-tokens", 12, "--seed", seed).stdout
+
+        self.assertEqual(sample(1), sample(1))
+        self.assertGreater(len({sample(seed) for seed in range(4)}), 1)
+
+    def test_too_long(self):
+        long = "word " * 20000
+        for more in ((), ("--raw",)):
+            result = self.run_prompt(*more, "--max-new-tokens", 2, stdin=long)
+            self.assertIn(result.returncode, (1, 2))
+            self.assertIn("--max-length", result.stderr)
+            self.check(self.run_prompt(*more, "--max-new-tokens", 2, "--max-length", 50, stdin=long), 0)
+
+    def test_greedy_warns_of_idle_flags(self):
+        result = self.check(softprompt("run", "-m", MODEL, "A", "--top-k", 5, "--max-new-tokens", 1), 0)
+        self.assertIn("--top-k", result.stderr)
+
+    def test_no_special_is_refused_where_it_cannot_be_kept(self):
+        self.assert_message(self.run_prompt("x", "--no-special"), 2, "--no-special", "--raw")
+        self.check(self.run_prompt("x", "--no-special", "--raw", "--max-new-tokens", 1), 0)
+
+    def test_no_such_adapter(self):
+        self.assert_message(softprompt("run", "-m", MODEL, "-p", self.work / "none", "x"), 1, "none")
+
+    def test_closed_pipe_ends_generation(self):
+        reader, writer = os.pipe()
+        os.close(reader)
+        line = [PROGRAM, "run", "-m", MODEL, "Once upon a time", "--max-new-tokens", "2000"]
+        result = subprocess.run(line, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60)
+        os.close(writer)
+        self.assertEqual(result.returncode, 1)
+
+
+class Terminal:
+    """The program on a pseudo-terminal."""
+
+    def __init__(self, *arguments):
+        self.pid, self.screen = pty.fork()
+        if self.pid == 0:
+            os.environ.update(TERM="xterm", LC_ALL="C.UTF-8")
+            os.execv(PROGRAM, [PROGRAM, *map(str, arguments)])
+        self.text = ""
+
+    def wait_for(self, pattern, timeout=60):
+        """Reads until `pattern` stands in what has come since the last match; that part is returned."""
+        end = time.monotonic() + timeout
+        while not (found := re.search(pattern, self.text)):
+            ready, _, _ = select.select([self.screen], [], [], max(0, end - time.monotonic()))
+            if not ready:
+                raise AssertionError(f"no {pattern!r} after {timeout} s in {self.text!r}")
+            try:
+                piece = os.read(self.screen, 65536)
+            except OSError:  # how Linux says that the other side is closed
+                piece = b""
+            if not piece:
+                raise AssertionError(f"the program ended before {pattern!r}: {self.text!r}")
+            self.text += piece.decode(errors="replace")
+        seen, self.text = self.text[: found.end()], self.text[found.end():]
+        return seen
+
+    def send(self, text):
+        os.write(self.screen, text.encode())
+
+    def exit_code(self):
+        try:
+            while os.read(self.screen, 65536):
+                pass
+        except OSError:
+            pass
+        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        os.close(self.screen)
+        return code
+
+
+class OnATerminal(WithModel):
+    def test_conversation(self):
+        terminal = Terminal("run", "-m", MODEL, "--max-new-tokens", 12)
+        terminal.wait_for("> ")
+        terminal.send("/help\n")
+        terminal.wait_for("/reset.*\r\n(.*\r\n)*> ")
+        terminal.send("Say hello to \\\n")
+        terminal.wait_for(r"\| ")
+        terminal.send("Ann.\n")
+        self.assertRegex(terminal.wait_for("\n> ").split("Ann.\r\n")[1], r"\w")
+        terminal.send("/nonsense\n")
+        terminal.wait_for("/nonsense is no command")
+        terminal.wait_for("> ")
+        terminal.send("/reset\n")
+        terminal.wait_for("> ")
+        terminal.send("/quit\n")
+        self.assertEqual(terminal.exit_code(), 0)
+
+    def test_interrupt_stops_the_answer_alone(self):
+        terminal = Terminal("run", "-m", MODEL, "--max-new-tokens", 4000, "--temperature", 1, "--stop", "no such text at all")
+        terminal.wait_for("> ")
+        terminal.send("Count from one to a thousand in words, one a line.\n")
+        terminal.wait_for(r"line\.\r\n[^\r\n]*\w")
+        terminal.send("\x03")
+        terminal.wait_for("\n> ")
+        time.sleep(0.3)  # the prompt is drawn just before the line editor listens
+        terminal.send("half a line\x03")
+        terminal.wait_for("\n> ")
+        terminal.send("\x04")
+        self.assertEqual(terminal.exit_code(), 0)
+
+    def test_labels_line_by_line(self):
+        terminal = Terminal("run", "-m", MODEL, "-p", self.dir)
+        terminal.wait_for("> ")
+        for text in (POSITIVE[0], NEGATIVE[0]):
+            terminal.send(text + "\n")
+            terminal.wait_for(r"(positive|negative) [01]\.\d\d\r\n")
+            terminal.wait_for("> ")
+        terminal.send("\x04")
+        self.assertEqual(terminal.exit_code(), 0)
+
+    def test_progress_bar(self):
+        terminal = Terminal(*self.train_line(self.work / "bar"))
+        terminal.wait_for(r"\[#*\.*\]  step \d+/6  loss ")
+        terminal.wait_for(r"next: softprompt")
+        self.assertEqual(terminal.exit_code(), 0)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1 and "softprompt" in Path(sys.argv[1]).name:
+        PROGRAM = str(Path(sys.argv.pop(1)).resolve())
+    unittest.main()
