@@ -1,0 +1,233 @@
+/* test_kernels.c: every rung of the kernel ladder against plain loops in double, at lengths around each vector width. */
+#include <float.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "base/rng.h"
+#include "tensor/kernels.h"
+
+enum { MAX_N = 640 };
+static const size_t sizes[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 577};
+enum { N_SIZES = sizeof sizes / sizeof *sizes };
+
+static const sp_kernels *rungs[3];
+static size_t n_rungs;
+
+/* Normal values, with room behind them that no kernel may touch. */
+static void fill(float *x, size_t n, uint64_t seed, double scale)
+{
+    sp_rng rng = sp_rng_seed(seed, n);
+    for (size_t i = 0; i < n; i++) x[i] = (float)(scale * sp_rng_normal(&rng));
+}
+
+static void assert_near(double got, double want, double tolerance)
+{
+    if (!(fabs(got - want) <= tolerance)) fail_msg("got %.9g, want %.9g within %.3g", got, want, tolerance); /* NaN fails, too */
+}
+
+static void dot_matches(void **state)
+{
+    (void)state;
+    float a[MAX_N], b[MAX_N];
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            double want = 0, magnitude = 0;
+            fill(a, sizes[k], 1, 1);
+            fill(b, sizes[k], 2, 1);
+            for (size_t i = 0; i < sizes[k]; i++) {
+                want += (double)a[i] * (double)b[i];
+                magnitude += fabs((double)a[i] * (double)b[i]);
+            }
+            assert_near((double)rungs[v]->dot(a, b, sizes[k]), want, (double)sizes[k] * FLT_EPSILON * magnitude);
+        }
+    assert_near((double)rungs[0]->dot(a, b, 0), 0, 0);
+}
+
+/* C = A B and C += A B, A plain and transposed, around the block of 6 rows and two vectors; nothing outside C is written. */
+static void check_gemm(const sp_kernels *kernels, size_t m, size_t n, size_t k, bool transposed, bool accumulate)
+{
+    static float a[80 * 80], b[80 * 80], c[40 * 80], before[40 * 80];
+    const size_t lda = transposed ? 40 : 80, a_row = transposed ? 1 : lda, a_col = transposed ? lda : 1, ldb = 77, ldc = 79;
+    fill(a, 80 * 80, 3, 1);
+    fill(b, 80 * 80, 4, 1);
+    fill(c, 40 * 80, 5, 1);
+    memcpy(before, c, sizeof c);
+    kernels->gemm(c, ldc, a, a_row, a_col, b, ldb, m, n, k, accumulate);
+    for (size_t i = 0; i < 40; i++)
+        for (size_t j = 0; j < ldc; j++) {
+            double want = (double)before[i * ldc + j];
+            if (i < m && j < n) {
+                if (!accumulate) want = 0;
+                for (size_t l = 0; l < k; l++) want += (double)a[i * a_row + l * a_col] * (double)b[l * ldb + j];
+            }
+            assert_near((double)c[i * ldc + j], want, i < m && j < n ? 1e-5 * (double)(k + 1) : 0);
+        }
+}
+
+static void gemm_matches(void **state)
+{
+    (void)state;
+    static const size_t rows[] = {0, 1, 2, 3, 5, 6, 7, 12, 13}, columns[] = {0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 33, 49, 64, 75}, inner[] = {0, 1, 5, 64};
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+            for (size_t j = 0; j < sizeof columns / sizeof *columns; j++)
+                for (size_t l = 0; l < sizeof inner / sizeof *inner; l++)
+                    for (int flags = 0; flags < 4; flags++)
+                        check_gemm(rungs[v], rows[i], columns[j], inner[l], flags & 1, flags & 2);
+}
+
+static double reference_lse(const float *x, size_t n)
+{
+    double largest = -INFINITY, sum = 0;
+    for (size_t i = 0; i < n; i++) largest = fmax(largest, (double)x[i]);
+    for (size_t i = 0; i < n; i++) sum += exp((double)x[i] - largest);
+    return largest + log(sum);
+}
+
+/* Weights sum to 1, equal exp(s - lse), and the padding is cleared; also where exp alone would overflow. */
+static void softmax_matches(void **state)
+{
+    (void)state;
+    static const double scales[] = {0.1, 5, 200};
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++)
+            for (size_t s = 0; s < 3; s++) {
+                float scores[MAX_N + 16], weights[MAX_N + 16], again[MAX_N + 16];
+                size_t n = sizes[k], padded = n + 5;
+                fill(scores, padded, 6, scales[s]);
+                memcpy(weights, scores, sizeof weights);
+                memcpy(again, scores, sizeof again);
+                double lse = reference_lse(scores, n);
+                float got = rungs[v]->softmax_row(weights, n, padded);
+                assert_near((double)got, lse, 1e-6 * (1 + fabs(lse)));
+                rungs[v]->softmax_again(again, got, n, padded);
+                for (size_t i = 0; i < padded; i++) {
+                    double want = i < n ? exp((double)scores[i] - lse) : 0;
+                    double bound = 2 * FLT_EPSILON * (2 + fabs((double)scores[i]) + fabs(lse)); /* differences in f32, then exp */
+                    assert_near((double)weights[i], want, bound * want + 1e-30);
+                    assert_near((double)again[i], want, bound * want + 1e-30);
+                }
+                assert_near(rungs[v]->log_sum_exp(scores, n), lse, 1e-6 * (1 + fabs(lse)));
+            }
+}
+
+static void softmax_backward_is_the_derivative(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float s[MAX_N] = {0}, p[MAX_N], dp[MAX_N] = {0}, ds[MAX_N];
+            size_t n = sizes[k];
+            fill(s, n, 7, 1);
+            fill(dp, n, 8, 1);
+            memcpy(p, s, sizeof p);
+            memcpy(ds, dp, sizeof ds);
+            rungs[v]->softmax_row(p, n, n);
+            rungs[v]->softmax_backward(ds, p, rungs[v]->dot(p, dp, n), n);
+            for (size_t i = 0; i < n; i++) { /* d sum_j p_j dp_j / d s_i = p_i (dp_i - sum_j p_j dp_j) */
+                double lse = reference_lse(s, n), own = exp((double)s[i] - lse), dot = 0;
+                for (size_t j = 0; j < n; j++) dot += exp((double)s[j] - lse) * (double)dp[j];
+                assert_near((double)ds[i], own * ((double)dp[i] - dot), 2e-6);
+            }
+        }
+}
+
+static double reference_norm(const float *x, const float *w, const float *dy, double eps, size_t n)
+{
+    double squares = 0, along = 0;
+    for (size_t i = 0; i < n; i++) squares += (double)x[i] * (double)x[i];
+    for (size_t i = 0; i < n; i++) along += (double)dy[i] * (double)w[i] * (double)x[i];
+    return along / sqrt(squares / (double)n + eps);
+}
+
+/* Forward by its definition; backward against central differences of sum dy * y in double. */
+static void rms_norm_matches(void **state)
+{
+    (void)state;
+    const double eps = 1e-5;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float x[MAX_N], w[MAX_N], y[MAX_N], dy[MAX_N], dx[MAX_N];
+            size_t n = sizes[k];
+            fill(x, n, 9, 3);
+            fill(w, n, 10, 1);
+            fill(dy, n, 11, 1);
+            memset(dx, 0, sizeof dx);
+            float rrms = rungs[v]->rms_norm(y, x, w, (float)eps, n);
+            rungs[v]->rms_norm_backward(dx, dy, x, w, rrms, n);
+            for (size_t i = 0; i < n; i++) {
+                assert_near((double)y[i], (double)w[i] * (double)x[i] * (double)rrms, 1e-5);
+                float kept = x[i], step = 1e-3f;
+                x[i] = kept + step;
+                double up = reference_norm(x, w, dy, eps, n), high = (double)x[i];
+                x[i] = kept - step;
+                double down = reference_norm(x, w, dy, eps, n), low = (double)x[i];
+                x[i] = kept;
+                assert_near((double)dx[i], (up - down) / (high - low), 2e-4);
+            }
+        }
+}
+
+static double reference_swiglu(double gate, double up) { return gate / (1 + exp(-gate)) * up; }
+
+static void swiglu_matches(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float gate[MAX_N], up[MAX_N], h[MAX_N], dh[MAX_N], dgate[MAX_N], dup[MAX_N];
+            size_t n = sizes[k];
+            fill(gate, n, 12, k % 2 ? 3 : 60); /* also far into saturation */
+            fill(up, n, 13, 1);
+            fill(dh, n, 14, 1);
+            memcpy(dgate, gate, sizeof gate);
+            memcpy(dup, up, sizeof up);
+            rungs[v]->swiglu(h, gate, up, n);
+            rungs[v]->swiglu_backward(dgate, dup, dh, n);
+            for (size_t i = 0; i < n; i++) {
+                double g = (double)gate[i], u = (double)up[i], step = 1e-5;
+                assert_near((double)h[i], reference_swiglu(g, u), 1e-5 * (1 + fabs(g * u)));
+                double by_gate = (reference_swiglu(g + step, u) - reference_swiglu(g - step, u)) / (2 * step);
+                assert_near((double)dgate[i], (double)dh[i] * by_gate, 1e-5 * (1 + fabs(u)));
+                assert_near((double)dup[i], (double)dh[i] * reference_swiglu(g, 1), 1e-5 * (1 + fabs(g)));
+            }
+        }
+}
+
+static void exp_scaled_matches(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float x[MAX_N] = {0}, y[MAX_N];
+            fill(x, sizes[k], 15, 20);
+            memcpy(y, x, sizeof y);
+            rungs[v]->exp_scaled(y, 1.5f, 0.25f, sizes[k]);
+            for (size_t i = 0; i < sizes[k]; i++) {
+                double want = 0.25 * exp((double)(x[i] - 1.5f));
+                assert_near((double)y[i], want, 3e-7 * want + 1e-37);
+            }
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(dot_matches),
+        cmocka_unit_test(gemm_matches),
+        cmocka_unit_test(softmax_matches),
+        cmocka_unit_test(softmax_backward_is_the_derivative),
+        cmocka_unit_test(rms_norm_matches),
+        cmocka_unit_test(swiglu_matches),
+        cmocka_unit_test(exp_scaled_matches),
+    };
+    n_rungs = sp_kernels_list(rungs);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
