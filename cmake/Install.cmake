@@ -1,11 +1,8 @@
-# Installation: the library, its one header, the program, and what pkg-config and find_package(softprompt) read.
+# Installation: the library, its one header, and what pkg-config and find_package(softprompt) read. The program is installed by src/cli.
 include(CMakePackageConfigHelpers)
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/softprompt)
 
 install(TARGETS softprompt EXPORT softpromptTargets LIBRARY PUBLIC_HEADER DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
-if(TARGET softprompt-cli)
-  install(TARGETS softprompt-cli RUNTIME)
-endif()
 
 install(EXPORT softpromptTargets NAMESPACE softprompt:: DESTINATION ${package_dir})
 configure_package_config_file(cmake/softpromptConfig.cmake.in softpromptConfig.cmake INSTALL_DESTINATION ${package_dir})

@@ -32,8 +32,8 @@ struct sp_model {
     sp_fingerprint fingerprint;
 };
 
-static const sp_fingerprint fingerprint = {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB};
-static const sp_model tiny = {{BOS}, D_MODEL, "tiny", fingerprint};
+static const sp_model tiny = {
+    {BOS}, D_MODEL, "tiny", {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB}};
 
 static float embedding(int32_t token, size_t column)
 {
@@ -370,8 +370,8 @@ static void adapters_of_pefts_own(void **state)
 {
     static const char *const configs[] = {
         "{\"peft_type\":\"PROMPT_TUNING\"}",
-        "{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":2,\"token_dim\":3,\"num_layers\":null,\"prompt_tuning_init\":"
-        "\"TEXT\"}",
+        ("{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":2,\"token_dim\":3,\"num_layers\":null,"
+         "\"prompt_tuning_init\":\"TEXT\"}"),
         "{\"peft_type\":\"P_TUNING\",\"num_virtual_tokens\":2,\"token_dim\":3,\"encoder_hidden_size\":16}",
     };
     static const uint16_t f16[] = {0x3c00, 0xc000, 0, 0x3800, 0, 0}, bf16[] = {0x3f80, 0xc000, 0, 0x3f00, 0, 0};
@@ -609,11 +609,11 @@ static void another_model_is_noticed(void **state)
     assert_int_equal(n_warnings, 1);
     assert_non_null(strstr(last_warning, "other tokenizer"));
     assert_int_equal(sp_prompt_check(p, &other, NULL), SP_OK);
-    other.fingerprint = fingerprint;
+    other.fingerprint = tiny.fingerprint;
     other.fingerprint.embeddings ^= UINT64_C(1) << 63;
     assert_int_equal(sp_prompt_check(p, &other, &logger), SP_OK);
     assert_non_null(strstr(last_warning, "other embeddings"));
-    other.fingerprint = fingerprint;
+    other.fingerprint = tiny.fingerprint;
     other.fingerprint.n_head_kv++;
     assert_int_equal(sp_prompt_check(p, &other, &logger), SP_OK);
     assert_non_null(strstr(last_warning, "other layers or heads"));

@@ -185,7 +185,6 @@ static void hostile_lengths_and_nesting(void **state)
 static bool loads_or_explains(const memory_file *file)
 {
     sp_safetensors *f;
-    volatile unsigned sum = 0;
     if (sp_safetensors_open(&f, file->path)) {
         assert_true(strncmp(sp_message(), file->path, strlen(file->path)) == 0);
         assert_null(strpbrk(sp_message(), "\r\n"));
@@ -193,7 +192,7 @@ static bool loads_or_explains(const memory_file *file)
     }
     for (size_t i = 0; i < sp_safetensors_n_tensors(f); i++) {
         const sp_st_tensor *t = sp_safetensors_at(f, i);
-        for (size_t k = 0; k < t->n_bytes; k++) sum += ((const uint8_t *)t->data)[k];
+        for (size_t k = 0; k < t->n_bytes; k++) (void)((const volatile uint8_t *)t->data)[k]; /* every byte is really read */
     }
     sp_safetensors_close(f);
     return true;

@@ -138,7 +138,7 @@ sp_status sp_dataset_add_cells(sp_dataset *dataset, size_t line, sp_row_kind kin
         if (!cell_is_usable(dataset, line, &cells[i])) return SP_OK;
     if (!kind_fits(dataset, line, kind)) return SP_OK;
 
-    sp_row *row;
+    sp_row *row = NULL;
     sp_status st = new_row(&row, dataset, kind, line);
     char *memory = st ? NULL : sp_arena_alloc(dataset->strings, n_bytes, 1);
     if (!memory) return SP_ERR_MEMORY;
@@ -173,7 +173,7 @@ sp_status sp_dataset_add_messages(sp_dataset *dataset, size_t line, const sp_cha
     size_t n_bytes = n_messages * sizeof *messages; /* at most SP_MAX_ROW_BYTES of JSON: nothing here can wrap */
     for (size_t i = 0; i < n_messages; i++) n_bytes += strlen(messages[i].role) + strlen(messages[i].content) + 2;
 
-    sp_row *row;
+    sp_row *row = NULL;
     sp_status st = new_row(&row, dataset, SP_ROW_CHAT, line);
     sp_chat_message *copies = st ? NULL : sp_arena_alloc(dataset->strings, n_bytes, 1);
     if (!copies) return SP_ERR_MEMORY;

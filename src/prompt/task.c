@@ -276,7 +276,7 @@ static sp_status tokenize_whole(tokens *whole, const sp_tokenizer *tokenizer, co
 static sp_status cut_context(draft *d, const limits *l, const tokens *whole, const tokens *prefix, const tokens *suffix)
 {
     size_t n_start = common_start(whole, prefix), n_end = common_end(whole, suffix, whole->n - n_start);
-    size_t n_text = whole->n - n_start - n_end, n_bos = d->bos >= 0, n_kept;
+    size_t n_text = whole->n - n_start - n_end, n_bos = d->bos >= 0, n_kept = 0;
     sp_status st = fit_text(&n_kept, l, "the template", n_bos + n_start + n_end, n_text);
     if (st) return st;
     if (n_kept == n_text) return SP_OK;
@@ -394,7 +394,7 @@ static void find_last_turn(size_t *first, size_t *end, const uint8_t *answer, si
 static sp_status encode_conversation(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row,
                                      size_t room, tokens all, const uint8_t *answer)
 {
-    size_t first, end, n_kept;
+    size_t first, end, n_kept = 0;
     find_last_turn(&first, &end, answer, all.n);
     if (first == end) return sp_fail(SP_ERR_ARGUMENT, "line %zu: the last message of the assistant has no tokens", row->line);
     tokens turn = {all.ids + first, end - first};
