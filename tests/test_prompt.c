@@ -32,8 +32,7 @@ struct sp_model {
     sp_fingerprint fingerprint;
 };
 
-static const sp_model tiny = {
-    {BOS}, D_MODEL, "tiny", {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB}};
+static const sp_model tiny = {{BOS}, D_MODEL, "tiny", {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB}};
 
 static float embedding(int32_t token, size_t column)
 {
@@ -370,8 +369,7 @@ static void adapters_of_pefts_own(void **state)
 {
     static const char *const configs[] = {
         "{\"peft_type\":\"PROMPT_TUNING\"}",
-        ("{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":2,\"token_dim\":3,\"num_layers\":null,"
-         "\"prompt_tuning_init\":\"TEXT\"}"),
+        "{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":2,\"num_layers\":null,\"prompt_tuning_init\":\"TEXT\"}",
         "{\"peft_type\":\"P_TUNING\",\"num_virtual_tokens\":2,\"token_dim\":3,\"encoder_hidden_size\":16}",
     };
     static const uint16_t f16[] = {0x3c00, 0xc000, 0, 0x3800, 0, 0}, bf16[] = {0x3f80, 0xc000, 0, 0x3f00, 0, 0};

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""Writes the seeds in fuzz/corpus/: small valid files, one or two for each reader. Standard library only; equal bytes every time."""
+import json
+import struct
+from pathlib import Path
+
+CORPUS = Path(__file__).parent / "corpus"
+
+U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64 = range(13)
+CODES = {U8: "B", I8: "b", U16: "H", I16: "h", U32: "I", I32: "i", F32: "f", BOOL: "?", U64: "Q", I64: "q", F64: "d"}
+
+
+def gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_item(kind, value):
+    return gguf_string(value) if kind == STRING else struct.pack("<" + CODES[kind], value)
+
+
+def gguf_value(key, kind, value):
+    if isinstance(value, list):
+        items = b"".join(gguf_item(kind, item) for item in value)
+        return gguf_string(key) + struct.pack("<IIQ", ARRAY, kind, len(value)) + items
+    return gguf_string(key) + struct.pack("<I", kind) + gguf_item(kind, value)
+
+
+def gguf(version, values, tensors, alignment=32):
+    """tensors: (name, shape, ggml type, bytes)."""
+    header = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(values)) + b"".join(gguf_value(*v) for v in values)
+    data = b""
+    for name, shape, kind, content in tensors:
+        header += gguf_string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, len(data))
+        data += content + b"\0" * (-len(content) % alignment)
+    return header + b"\0" * (-len(header) % alignment) + data
+
+
+def safetensors(tensors, metadata=None):
+    """tensors: (name, dtype, shape, bytes)."""
+    header, data = {"__metadata__": metadata} if metadata else {}, b""
+    for name, dtype, shape, content in tensors:
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+        data += content
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def adapter(config, tensors, own=None):
+    parts = [json.dumps(config).encode()] + ([json.dumps(own).encode()] if own else []) + [tensors]
+    return b"\0".join(parts)
+
+
+def gguf_seeds():
+    model = [
+        ("general.architecture", STRING, "llama"), ("general.name", STRING, "seed"), ("general.file_type", U32, 3),
+        ("llama.block_count", U32, 1), ("llama.rope.freq_base", F32, 1e4), ("llama.attention.head_count", I32, [2, 2]),
+        ("tokenizer.ggml.tokens", STRING, ["<s>", "a", "\u0120b"]), ("tokenizer.ggml.scores", F32, [0.0, -1.0, -2.0]),
+        ("tokenizer.ggml.token_type", I32, [3, 1, 1]), ("tokenizer.ggml.add_bos_token", BOOL, True),
+    ]
+    tensors = [("token_embd.weight", (32, 3), 8, bytes(102)), ("output_norm.weight", (32,), 0, bytes(128))]
+    scalars = [("u8", U8, 1), ("i8", I8, -1), ("u16", U16, 1), ("i16", I16, -1), ("u64", U64, 1), ("i64", I64, -1),
+               ("f64", F64, 0.5), ("general.alignment", U32, 64)]
+    return {"model": gguf(3, model, tensors), "scalars": gguf(2, scalars, [("t", (4, 1, 1, 1), 0, bytes(16))], 64)}
+
+
+def safetensors_seeds():
+    one = [("prompt_embeddings", "F32", [2, 3], struct.pack("<6f", *range(6)))]
+    many = [("a", "F16", [2], bytes(4)), ("b", "BF16", [1, 2], bytes(4)), ("c", "F64", [], bytes(8)), ("d", "U8", [3], b"abc")]
+    return {"prompt": safetensors(one, {"format": "pt"}), "types": safetensors(many)}
+
+
+def adapter_seeds():
+    config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 2, "token_dim": 3,
+              "num_layers": 1, "num_attention_heads": 1, "num_transformer_submodules": 1, "base_model_name_or_path": "m",
+              "prompt_tuning_init": "TEXT", "prompt_tuning_init_text": "a"}
+    own = {"format_version": 1, "library_version": "0.1.0",
+           "method": {"name": "prompt", "num_virtual_tokens": 2, "num_frozen_tokens": 1, "init": "text", "init_text": "a"},
+           "task": {"template": "{text}", "verbalizers": [{"label": "a", "text": " a"}], "max_length": 9},
+           "fingerprint": {"tokenizer": "0123456789abcdef", "embeddings": "fedcba9876543210", "n_layer": 1, "d_model": 3,
+                           "n_head": 1, "n_head_kv": 1, "n_vocab": 9}}
+    tensors = safetensors_seeds()["prompt"]
+    return {"ours": adapter(config, tensors, own), "peft": adapter({"peft_type": "P_TUNING", "token_dim": None}, tensors)}
+
+
+for target, seeds in {"gguf": gguf_seeds(), "safetensors": safetensors_seeds(), "adapter": adapter_seeds()}.items():
+    (CORPUS / target).mkdir(parents=True, exist_ok=True)
+    for name, content in seeds.items():
+        (CORPUS / target / name).write_bytes(content)
