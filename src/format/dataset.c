@@ -105,19 +105,22 @@ static bool kind_fits(sp_dataset *dataset, size_t line, sp_row_kind kind)
 
 /* ---- adding rows ----------------------------------------------------------------------------------------------- */
 
-/* A row at the end, zeroed but for kind and line; not counted yet. */
-static sp_status new_row(sp_row **out, sp_dataset *dataset, sp_row_kind kind, size_t line)
+/* A row at the end, zeroed but for kind and line; not counted yet. NULL: no memory, message set. */
+static sp_row *new_row(sp_dataset *dataset, sp_row_kind kind, size_t line)
 {
     if (dataset->n_rows == dataset->rows_capacity) {
         size_t capacity = dataset->rows_capacity ? 2 * dataset->rows_capacity : 256;
         sp_row *rows = reallocarray(dataset->rows, capacity, sizeof *rows);
-        if (!rows) return sp_fail_no_memory(capacity * sizeof *rows);
+        if (!rows) {
+            sp_fail_no_memory(capacity * sizeof *rows);
+            return NULL;
+        }
         dataset->rows = rows;
         dataset->rows_capacity = capacity;
     }
-    *out = &dataset->rows[dataset->n_rows];
-    **out = (sp_row){.kind = kind, .line = line};
-    return SP_OK;
+    sp_row *row = &dataset->rows[dataset->n_rows];
+    *row = (sp_row){.kind = kind, .line = line};
+    return row;
 }
 
 /* Copies a string with its NUL to *at, and moves *at behind it. */
@@ -138,10 +141,9 @@ sp_status sp_dataset_add_cells(sp_dataset *dataset, size_t line, sp_row_kind kin
         if (!cell_is_usable(dataset, line, &cells[i])) return SP_OK;
     if (!kind_fits(dataset, line, kind)) return SP_OK;
 
-    sp_row *row = NULL;
-    sp_status st = new_row(&row, dataset, kind, line);
-    char *memory = st ? NULL : sp_arena_alloc(dataset->strings, n_bytes, 1);
-    if (!memory) return SP_ERR_MEMORY;
+    sp_row *row = new_row(dataset, kind, line);
+    char *memory = sp_arena_alloc(dataset->strings, n_bytes, 1);
+    if (!row || !memory) return SP_ERR_MEMORY;
     for (size_t i = 0; i < n_cells; i++) strings[i] = put_string(&memory, cells[i].bytes, cells[i].n_bytes);
     *(kind == SP_ROW_COMPLETION ? &row->prompt : &row->text) = strings[0];
     *(kind == SP_ROW_COMPLETION ? &row->completion : &row->label) = strings[1];
@@ -173,10 +175,9 @@ sp_status sp_dataset_add_messages(sp_dataset *dataset, size_t line, const sp_cha
     size_t n_bytes = n_messages * sizeof *messages; /* at most SP_MAX_ROW_BYTES of JSON: nothing here can wrap */
     for (size_t i = 0; i < n_messages; i++) n_bytes += strlen(messages[i].role) + strlen(messages[i].content) + 2;
 
-    sp_row *row = NULL;
-    sp_status st = new_row(&row, dataset, SP_ROW_CHAT, line);
-    sp_chat_message *copies = st ? NULL : sp_arena_alloc(dataset->strings, n_bytes, 1);
-    if (!copies) return SP_ERR_MEMORY;
+    sp_row *row = new_row(dataset, SP_ROW_CHAT, line);
+    sp_chat_message *copies = sp_arena_alloc(dataset->strings, n_bytes, 1);
+    if (!row || !copies) return SP_ERR_MEMORY;
     char *at = (char *)(copies + n_messages);
     for (size_t i = 0; i < n_messages; i++) {
         copies[i].role = put_string(&at, messages[i].role, strlen(messages[i].role));

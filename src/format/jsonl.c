@@ -3,6 +3,7 @@
  * Objects are parsed one at a time (jansson), so memory is one row's beside the data set's. A damaged line costs that line; in an
  * array nobody can say where the next element starts, so damage there is an error. */
 #include <jansson.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@ typedef struct reader {
     bool saw_object;
 } reader;
 
-enum { LABEL_CHARS = SP_DOUBLE_CHARS + 2 };
+enum { LABEL_CHARS = SP_DOUBLE_CHARS };
 
 /* ---- values ------------------------------------------------------------------------------------------------- */
 
@@ -47,14 +48,15 @@ static const char *type_name(const json_t *value)
     }
 }
 
-/* A label that is no string, as text: 3, 0.5, 1.0 (a real keeps its point), true. False: it is none of these. */
+/* A label that is no string, as text: 3 (also for 3.0, which a file's writer may have made of it), 0.5, true. False: none of these. */
 static bool label_text(char out[LABEL_CHARS], const json_t *value)
 {
     if (json_is_integer(value)) {
         snprintf(out, LABEL_CHARS, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     } else if (json_is_real(value)) {
-        sp_format_double(out, json_real_value(value));
-        if (!strpbrk(out, ".e")) strcat(out, ".0");
+        double real = json_real_value(value);
+        if (fabs(real) < 0x1p53 && real == trunc(real)) snprintf(out, LABEL_CHARS, "%.0f", real + 0.0); /* + 0: no "-0" */
+        else sp_format_double(out, real);
     } else if (json_is_boolean(value)) {
         strcpy(out, json_is_true(value) ? "true" : "false");
     } else {

@@ -163,10 +163,10 @@ static sp_status tokenize(tokens *out, const sp_tokenizer *tokenizer, const char
     return sp_tokenize(&out->ids, &out->n, tokenizer, text, n_bytes, SP_TOKENIZE_PARSE_SPECIAL);
 }
 
-/* A last list before the row is built: everything in it borrowed. */
+/* What a row is built from; everything in it is borrowed. */
 typedef struct draft {
-    int32_t bos;      /* -1: none */
-    const int32_t *head, *tail; /* the context: [bos], head, tail */
+    int32_t bos;                /* -1: none */
+    const int32_t *head, *tail; /* context = [bos] head tail */
     size_t n_head, n_tail;
     const tokens *candidates;
     size_t n_candidates, right;
@@ -222,9 +222,10 @@ static sp_status fail_room(const limits *l, const char *what, size_t n_fixed)
                    "fewer virtual tokens", l->line, what, n_fixed, l->n_answer, l->room);
 }
 
-/* How many of n_text tokens are kept beside n_fixed that are never cut. FAILS: none would be, though there are some. */
+/* How many of n_text tokens are kept beside n_fixed that are never cut. ARGUMENT: none would be, though there are some. */
 static sp_status fit_text(size_t *n_kept, const limits *l, const char *what, size_t n_fixed, size_t n_text)
 {
+    *n_kept = 0;
     size_t taken = n_fixed + l->n_answer, free_rows = l->room > taken ? l->room - taken : 0;
     if (taken > l->room || (n_text && !free_rows)) return fail_room(l, what, n_fixed);
     *n_kept = n_text;

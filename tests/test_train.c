@@ -1,0 +1,409 @@
+/* test_train.c: the loss and the training loop on the real model, with a handful of rows.
+ *
+ * What is claimed: packing changes no result; a run that is stopped and resumed, at whatever step, leaves the same bytes as one
+ * that is not; what goes wrong (another run's directory, a full disk, a divergence) is said and leaves the last good state. */
+#include <fcntl.h>
+#include <math.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "base/file.h"
+#include "softprompt.h"
+
+enum { N_VIRTUAL = 4, N_EXAMPLES = 5, STEPS = 7 };
+
+static sp_model *model;
+static char directory[64], path[256], path2[256];
+static sp_dataset *train_rows, *eval_rows;
+
+static const char TRAIN[] = "text\tlabel\n"
+                            "a warm and funny film\tpositive\n"
+                            "dull from its first minute\tnegative\n"
+                            "the cast is a delight\tpositive\n"
+                            "I wanted my money back\tnegative\n"
+                            "the cast is wasted\tnegative\n";
+static const char EVAL[] = "text\tlabel\na delight\tpositive\nnot funny at all\tnegative\na warm film\tpositive\n";
+
+static const char *in_directory(const char *name)
+{
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return path;
+}
+
+static sp_dataset *load_rows(const char *name, const char *text)
+{
+    sp_dataset *rows;
+    FILE *file = fopen(in_directory(name), "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+    assert_int_equal(sp_dataset_load(&rows, path, NULL), SP_OK);
+    return rows;
+}
+
+static int open_model(void **state)
+{
+    (void)state;
+    const char *cache = getenv("SOFTPROMPT_CACHE");
+    snprintf(path, sizeof path, "%s/models/SmolLM2-135M-Instruct.Q4_1.gguf", cache ? cache : "");
+    if (sp_model_load(&model, path, NULL)) {
+        fprintf(stderr, "%s\n", sp_message());
+        return -1;
+    }
+    strcpy(directory, "/tmp/sp-train-XXXXXX");
+    if (!mkdtemp(directory)) return -1;
+    train_rows = load_rows("train.tsv", TRAIN);
+    eval_rows = load_rows("eval.tsv", EVAL);
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    char command[128];
+    sp_dataset_free(train_rows);
+    sp_dataset_free(eval_rows);
+    sp_model_free(model);
+    snprintf(command, sizeof command, "rm -rf '%s'", directory);
+    return system(command);
+}
+
+/* ---- the loss ---- */
+
+/* Two share a beginning, two are equal, answers have one to three tokens, one has no context. */
+static const int32_t A[] = {8219, 42, 253, 3104, 2731}, B[] = {8219, 42, 253, 3104, 3524, 11, 12}, C[] = {506, 3524}, D[] = {28, 29, 30};
+static const sp_example EXAMPLES[N_EXAMPLES] = {{A, 5, 1}, {B, 7, 3}, {C, 2, 1}, {A, 5, 1}, {D, 3, 3}};
+
+static sp_prompt *make_prompt(sp_sink sink)
+{
+    sp_prompt *prompt;
+    const sp_prompt_options options = {.num_virtual_tokens = N_VIRTUAL, .sink = sink, .seed = 3};
+    assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_OK);
+    return prompt;
+}
+
+static double norm(const float *x, size_t n)
+{
+    double sum = 0;
+    for (size_t i = 0; i < n; i++) sum += (double)x[i] * x[i];
+    return sqrt(sum);
+}
+
+static void test_packed_is_the_mean_of_singles(void **state)
+{
+    (void)state;
+    sp_prompt *prompt = make_prompt(SP_SINK_NONE);
+    size_t n = N_VIRTUAL * sp_model_d_model(model);
+    float *packed = malloc(n * sizeof(float)), *single = malloc(n * sizeof(float)), *mean = calloc(n, sizeof(float));
+    double loss, own, sum = 0, alone;
+    assert_int_equal(sp_loss(&loss, packed, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
+    for (size_t i = 0; i < N_EXAMPLES; i++) {
+        assert_int_equal(sp_loss(&own, single, model, prompt, &EXAMPLES[i], 1), SP_OK);
+        sum += own / N_EXAMPLES;
+        for (size_t k = 0; k < n; k++) mean[k] += single[k] / N_EXAMPLES;
+    }
+    assert_true(fabs(loss - sum) <= 1e-5 * fabs(sum));
+    for (size_t k = 0; k < n; k++) mean[k] -= packed[k];
+    assert_true(norm(packed, n) > 1e-3);
+    printf("DBG %g %g loss %g %g\n", norm(mean, n), norm(packed, n), loss, sum);
+    assert_true(norm(mean, n) <= 1e-5 * norm(packed, n));
+    assert_int_equal(sp_loss(&alone, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK); /* without gradient: the same loss */
+    assert_true(fabs(loss - alone) <= 1e-6 * loss);
+    free(packed);
+    free(single);
+    free(mean);
+    sp_prompt_free(prompt);
+}
+
+/* Along the gradient the loss changes by |g|^2 a unit: central differences over the whole prompt at once. */
+static void test_gradient_against_differences(void **state)
+{
+    (void)state;
+    sp_prompt *prompt = make_prompt(SP_SINK_NONE);
+    size_t n = N_VIRTUAL * sp_model_d_model(model);
+    float *gradient = malloc(n * sizeof(float)), *rows = sp_prompt_embeddings(prompt), *start = malloc(n * sizeof(float));
+    double loss, up, down;
+    assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
+    double length = norm(gradient, n), step = 1e-2 / length;
+    memcpy(start, rows, n * sizeof(float));
+    for (size_t k = 0; k < n; k++) rows[k] = start[k] + (float)(step * gradient[k]);
+    assert_int_equal(sp_loss(&up, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
+    for (size_t k = 0; k < n; k++) rows[k] = start[k] - (float)(step * gradient[k]);
+    assert_int_equal(sp_loss(&down, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
+    assert_true(fabs((up - down) / (2 * step) - length * length) <= 0.02 * length * length);
+    free(gradient);
+    free(start);
+    sp_prompt_free(prompt);
+}
+
+static void test_frozen_rows_and_errors(void **state)
+{
+    (void)state;
+    sp_prompt *prompt = make_prompt(SP_SINK_BOS);
+    size_t d = sp_model_d_model(model);
+    float *gradient = malloc(N_VIRTUAL * d * sizeof(float));
+    double loss;
+    assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
+    assert_true(norm(gradient, d) == 0 && norm(gradient + d, d) > 0);
+    const sp_example whole = {D, 3, 3}, none = {D, 3, 0}, more = {D, 3, 4}, outside = {(const int32_t[]){1, 1 << 20}, 2, 1};
+    assert_int_equal(sp_loss(&loss, NULL, model, NULL, &whole, 1), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_loss(&loss, NULL, model, prompt, &none, 1), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_loss(&loss, NULL, model, prompt, &more, 1), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_loss(&loss, NULL, model, prompt, &outside, 1), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_loss(&loss, NULL, model, prompt, &whole, 0), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_loss(&loss, gradient, model, NULL, EXAMPLES, 1), SP_ERR_ARGUMENT);
+    free(gradient);
+    sp_prompt_free(prompt);
+}
+
+/* ---- training ---- */
+
+static const sp_verbalizer VERBALIZERS[] = {{"positive", " positive"}, {"negative", " negative"}};
+
+static sp_train_options options_of_run(void)
+{
+    return (sp_train_options){.prompt = {.num_virtual_tokens = N_VIRTUAL, .seed = 1},
+                              .task = {"Review: {text}\nSentiment:", VERBALIZERS, 2, 0},
+                              .batch_size = 2,
+                              .gradient_accumulation_steps = 2,
+                              .steps = STEPS,
+                              .warmup_steps = 1,
+                              .eval_every = 3,
+                              .save_every = 2,
+                              .seed = 5};
+}
+
+static sp_status train_in(sp_train_report *report, const char *name, const sp_train_options *options, const sp_hooks *hooks)
+{
+    snprintf(path2, sizeof path2, "%s/%s", directory, name);
+    return sp_train(report, model, train_rows, eval_rows, path2, options, hooks);
+}
+
+static char *file_of(const char *run, const char *name, size_t *n)
+{
+    char *bytes, file[256];
+    snprintf(file, sizeof file, "%s/%s/%s", directory, run, name);
+    assert_int_equal(sp_read_file(&bytes, n, file, 1 << 24), SP_OK);
+    return bytes;
+}
+
+static void assert_same_file(const char *one, const char *other, const char *name)
+{
+    size_t n, m;
+    char *a = file_of(one, name, &n), *b = file_of(other, name, &m);
+    assert_int_equal(n, m);
+    assert_memory_equal(a, b, n);
+    free(a);
+    free(b);
+}
+
+/* log.jsonl, row by row, but for what a clock says. */
+static void assert_same_log(const char *one, const char *other)
+{
+    size_t n, m, rows = 0;
+    char *a = file_of(one, "log.jsonl", &n), *b = file_of(other, "log.jsonl", &m), *rest_a = NULL, *rest_b = NULL;
+    for (char *x = strtok_r(a, "\n", &rest_a), *y = strtok_r(b, "\n", &rest_b); x || y;
+         x = strtok_r(NULL, "\n", &rest_a), y = strtok_r(NULL, "\n", &rest_b), rows++) {
+        assert_true(x && y);
+        json_t *p = json_loads(x, 0, NULL), *q = json_loads(y, 0, NULL);
+        assert_true(json_is_object(p) && json_is_object(q));
+        json_object_del(p, "seconds");
+        json_object_del(q, "seconds");
+        json_object_del(p, "eval_seconds");
+        json_object_del(q, "eval_seconds");
+        assert_true(json_equal(p, q));
+        json_decref(p);
+        json_decref(q);
+    }
+    assert_int_equal(rows, STEPS + 3); /* evaluations behind steps 3, 6, 7 */
+    free(a);
+    free(b);
+}
+
+static void assert_same_run(const char *one, const char *other)
+{
+    assert_same_file(one, other, "adapter_config.json");
+    assert_same_file(one, other, "adapter_model.safetensors");
+    assert_same_file(one, other, "softprompt.json");
+    assert_same_file(one, other, "settings.json");
+    assert_same_log(one, other);
+}
+
+/* The run that all others are compared with. */
+static void test_straight_run(void **state)
+{
+    (void)state;
+    sp_train_report report, again;
+    sp_train_options options = options_of_run();
+    struct stat before, after;
+    assert_int_equal(train_in(&report, "straight", &options, NULL), SP_OK);
+    assert_true(report.steps == STEPS && report.resumed_from == 0 && !report.already_finished && !report.stopped_early);
+    assert_true(report.rows == STEPS * 4 && report.has_evaluation && report.evaluation.n == 3);
+    assert_true(report.best_step == 3 || report.best_step == 6 || report.best_step == 7);
+    assert_true(report.last_loss < report.first_loss);
+    assert_int_equal(train_in(&again, "straight", &options, NULL), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "resume"));
+    assert_int_equal(stat(in_directory("straight/checkpoints/step-00000007.safetensors"), &before), 0);
+    options.resume = true;
+    assert_int_equal(train_in(&again, "straight", &options, NULL), SP_OK);
+    assert_true(again.already_finished && again.steps == STEPS && again.rows == 0 && again.best_step == report.best_step);
+    assert_true(again.first_loss == report.first_loss && again.evaluation.loss == report.evaluation.loss);
+    assert_int_equal(stat(path, &after), 0);
+    assert_true(before.st_ino == after.st_ino);
+    options.learning_rate = 0.5;
+    assert_int_equal(train_in(&again, "straight", &options, NULL), SP_ERR_MISMATCH);
+    assert_non_null(strstr(sp_message(), "learning_rate (saved 0.02, now 0.5)"));
+}
+
+/* Asks for a stop after `calls` more reports of progress, be they of training or of evaluation. */
+typedef struct stopper {
+    volatile int stop;
+    int calls;
+} stopper;
+
+static void stop_later(void *user, const sp_progress *progress)
+{
+    stopper *s = user;
+    (void)progress;
+    if (--s->calls <= 0) s->stop = 1;
+}
+
+static void test_stopped_and_resumed_is_the_same(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    int n_stops = 0;
+    options.resume = true; /* from the first call on: nothing is there yet */
+    for (sp_status st = SP_ERR_STOPPED; st == SP_ERR_STOPPED; n_stops++) {
+        stopper s = {0, 2 + n_stops % 2};
+        const sp_hooks hooks = {.progress = stop_later, .user = &s, .stop = &s.stop};
+        st = train_in(&report, "stopped", &options, &hooks);
+        if (st) assert_int_equal(st, SP_ERR_STOPPED);
+        assert_true(n_stops < 30);
+    }
+    assert_true(n_stops > 4);
+    assert_same_run("straight", "stopped");
+}
+
+/* The newest checkpoint is cut: its run goes on from the one before, to the same end. */
+static void test_damaged_checkpoint(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    stopper s = {0, 4}; /* one report before the first step */
+    const sp_hooks hooks = {.progress = stop_later, .user = &s, .stop = &s.stop};
+    assert_int_equal(train_in(&report, "damaged", &options, &hooks), SP_ERR_STOPPED);
+    assert_int_equal(truncate(in_directory("damaged/checkpoints/step-00000003.safetensors"), 5000), 0);
+    options.resume = true;
+    assert_int_equal(train_in(&report, "damaged", &options, NULL), SP_OK);
+    assert_int_equal(report.resumed_from, 2);
+    assert_same_run("straight", "damaged");
+}
+
+/* A disk that fills up while a checkpoint is written, again and again with a little more room. */
+static void test_full_disk(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY};
+    int n_failures = 0;
+    options.resume = true;
+    signal(SIGXFSZ, SIG_IGN);
+    for (rlim_t room = 100; n_failures < 5; room *= 8, n_failures++) {
+        const struct rlimit little = {room, RLIM_INFINITY};
+        setrlimit(RLIMIT_FSIZE, &little);
+        sp_status st = train_in(&report, "full", &options, NULL);
+        setrlimit(RLIMIT_FSIZE, &all);
+        if (st == SP_OK) break;
+        assert_int_equal(st, SP_ERR_IO);
+        assert_non_null(strstr(sp_message(), "cannot write"));
+    }
+    assert_true(n_failures >= 3);
+    assert_int_equal(train_in(&report, "full", &options, NULL), SP_OK);
+    assert_same_run("straight", "full");
+}
+
+/* Accumulating two batches of two is a batch of four. */
+static void test_accumulation(void **state)
+{
+    (void)state;
+    sp_train_report in_parts, whole;
+    sp_train_options options = options_of_run();
+    options.steps = 2;
+    options.eval_every = 0;
+    options.warmup_steps = SIZE_MAX;
+    assert_int_equal(train_in(&in_parts, "in-parts", &options, NULL), SP_OK);
+    options.batch_size = 4;
+    options.gradient_accumulation_steps = 1;
+    assert_int_equal(train_in(&whole, "whole", &options, NULL), SP_OK);
+    assert_true(fabs(in_parts.first_loss - whole.first_loss) <= 1e-5 * whole.first_loss);
+    assert_true(fabs(in_parts.last_loss - whole.last_loss) <= 1e-3 * whole.last_loss);
+}
+
+static void test_early_stopping(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    options.learning_rate = 1e-12; /* nothing moves, so nothing improves */
+    options.eval_every = 1;
+    options.early_stopping_patience = 2;
+    options.optimizer = SP_ADAFACTOR;
+    assert_int_equal(train_in(&report, "patience", &options, NULL), SP_OK);
+    assert_true(report.stopped_early && report.steps < STEPS && report.best_step + 2 == report.steps);
+}
+
+static void test_divergence(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    options.learning_rate = 1e38;
+    options.max_grad_norm = -1;
+    assert_int_equal(train_in(&report, "diverged", &options, NULL), SP_ERR_UNSUPPORTED);
+    assert_non_null(strstr(sp_message(), "learning rate"));
+    assert_false(sp_path_exists(in_directory("diverged/adapter_config.json")));
+}
+
+static void test_overwrite(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    options.overwrite = true;
+    assert_int_equal(train_in(&report, "patience", &options, NULL), SP_OK);
+    assert_same_run("straight", "patience");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_packed_is_the_mean_of_singles),
+        cmocka_unit_test(test_gradient_against_differences),
+        cmocka_unit_test(test_frozen_rows_and_errors),
+        cmocka_unit_test(test_straight_run),
+        cmocka_unit_test(test_stopped_and_resumed_is_the_same),
+        cmocka_unit_test(test_damaged_checkpoint),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_accumulation),
+        cmocka_unit_test(test_early_stopping),
+        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_overwrite),
+    };
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
