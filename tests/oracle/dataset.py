@@ -1,21 +1,26 @@
 """Data sets as libsoftprompt reads them against Python's own csv and json modules, row by row, line numbers included.
 
-    python tests/oracle/dataset.py build/libsoftprompt.so [DIRECTORY OF *_GroundTruth.txt] [--seed N] [--rounds N]
+    python tests/oracle/dataset.py [--seed N] [--rounds N]
 
-Generated files hold everything that makes CSV hard; the four files of ratings (Hutto & Gilbert 2014), where they are
-given, are written as CSV, TSV with and without quotes, JSON lines and a JSON array. Needs nothing but Python.
+Generated files hold everything that makes CSV hard; the four files of ratings (Hutto & Gilbert 2014), below
+SOFTPROMPT_CACHE, are written as CSV, TSV with and without quotes, JSON lines and a JSON array. Needs nothing but Python.
+The library is build/libsoftprompt.so, or SOFTPROMPT_LIB.
 """
 import argparse
 import csv
 import ctypes
 import io
 import json
+import os
 import pathlib
 import random
 import re
 import sys
 import tempfile
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+LIBRARY = os.environ.get("SOFTPROMPT_LIB") or ROOT / "build" / "libsoftprompt.so"
+CACHE = pathlib.Path(os.environ.get("SOFTPROMPT_CACHE") or pathlib.Path.home() / ".cache" / "softprompt")
 ALPHABET = ["a", "b", "é", "😀", "\u2028", " ", "'", "\\", "0", '"', ",", "\t", "\n", "\r\n", "\r"]
 RFC_4180 = r'(?:"(?:[^"]|"")*"|[^"{0}\r\n]*)'
 
@@ -194,7 +199,7 @@ def chat_and_completion(lib, directory):
 
 def real_files(lib, source, directory):
     total = 0
-    for path in sorted(source.glob("*_GroundTruth.txt")):
+    for path in sorted(source.rglob("*_GroundTruth.txt")):
         records = [line.split("\t", 2) for line in path.read_bytes().decode(errors="replace").split("\r\n") if line]
         rows = [(text, rating) for _, rating, text in records if text and "\r" not in text and "\n" not in text]
         total += len(rows)
@@ -216,19 +221,18 @@ def real_files(lib, source, directory):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("library")
-    parser.add_argument("ratings", nargs="?", type=pathlib.Path)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=500)
     arguments = parser.parse_args()
-    lib, rng = bind(arguments.library), random.Random(arguments.seed)
+    lib, rng = bind(str(LIBRARY)), random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as name:
         directory = pathlib.Path(name)
         fuzz_well_formed(lib, rng, directory, arguments.rounds)
         compared = fuzz_any_bytes(lib, rng, directory, 4 * arguments.rounds)
         fuzz_json(lib, rng, directory, arguments.rounds)
         chat_and_completion(lib, directory)
-        n_real = real_files(lib, arguments.ratings, directory) if arguments.ratings else 0
+        n_real = real_files(lib, CACHE / "hutto", directory)
+    assert n_real == 23703, f"{n_real} rows of ratings below {CACHE}; scripts/setup --tests fetches them"
     print(f"dataset: {arguments.rounds} tables, {compared} of {4 * arguments.rounds} random files, {arguments.rounds} JSON files, "
           f"{n_real} real rows in five formats: equal")
 

@@ -1,4 +1,4 @@
-"""Event files as TensorBoard itself reads them. Needs the package tensorboard (and setuptools < 81, which it imports).
+"""Event files as TensorBoard itself reads them. Needs the package tensorboard.
 
     python tests/oracle/events.py build/tests/write_events
 """
