@@ -10,7 +10,7 @@
 void sp_format_double(char out[SP_DOUBLE_CHARS], double value)
 {
     if (isnan(value)) { /* printf would show the sign of a NaN, which says nothing */
-        strcpy(out, "nan");
+        snprintf(out, SP_DOUBLE_CHARS, "nan");
         return;
     }
     for (int digits = 1; digits <= 17; digits++) {

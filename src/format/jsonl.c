@@ -58,7 +58,7 @@ static bool label_text(char out[LABEL_CHARS], const json_t *value)
         if (fabs(real) < 0x1p53 && real == trunc(real)) snprintf(out, LABEL_CHARS, "%.0f", real + 0.0); /* + 0: no "-0" */
         else sp_format_double(out, real);
     } else if (json_is_boolean(value)) {
-        strcpy(out, json_is_true(value) ? "true" : "false");
+        snprintf(out, LABEL_CHARS, "%s", json_is_true(value) ? "true" : "false");
     } else {
         return false;
     }
