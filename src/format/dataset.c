@@ -159,7 +159,7 @@ static bool messages_are_usable(sp_dataset *dataset, size_t line, const sp_chat_
         const char *role = messages[i].role;
         if (!strcmp(role, "assistant")) {
             answer = &messages[i];
-        } else if (strcmp(role, "system") && strcmp(role, "user")) {
+        } else if (strcmp(role, "system") != 0 && strcmp(role, "user") != 0) {
             sp_dataset_skip(dataset, line, "Roles are system, user and assistant.", "message %zu has the role \"%s\"", i + 1, role);
             return false;
         }

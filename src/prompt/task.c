@@ -56,7 +56,7 @@ void sp_task_free(sp_task *task) { free(task); }
 static size_t find_label(const sp_verbalizer *verbalizers, size_t n, const char *label)
 {
     size_t i = 0;
-    while (i < n && strcmp(verbalizers[i].label, label)) i++;
+    while (i < n && strcmp(verbalizers[i].label, label) != 0) i++;
     return i;
 }
 
@@ -140,7 +140,7 @@ sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *
     if (task->n_verbalizers) return (st = check_labels(task, data)) ? st : sp_task_copy(out, task);
 
     char *texts = NULL;
-    sp_verbalizer *labels = malloc(SP_MAX_LABELS * sizeof *labels);
+    sp_verbalizer *labels = calloc(SP_MAX_LABELS, sizeof *labels);
     if (!labels) return sp_fail_no_memory(SP_MAX_LABELS * sizeof *labels);
     if (!(st = collect_labels(labels, &completed.n_verbalizers, data)) && !(st = say_labels(&texts, labels, completed.n_verbalizers))) {
         completed.verbalizers = labels;
@@ -412,7 +412,7 @@ static sp_status encode_conversation(sp_encoded_row *out, const sp_task *task, c
 static sp_status encode_chat(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room)
 {
     size_t n_messages = row->n_messages;
-    while (n_messages && strcmp(row->messages[n_messages - 1].role, "assistant")) n_messages--;
+    while (n_messages && strcmp(row->messages[n_messages - 1].role, "assistant") != 0) n_messages--;
     if (!n_messages) return sp_fail(SP_ERR_ARGUMENT, "line %zu: no message is the assistant's", row->line);
     tokens all = {0};
     uint8_t *answer = NULL;
