@@ -36,8 +36,7 @@ static int open_model(void **state)
 {
     (void)state;
     strcpy(directory, "/tmp/sp-evaluate-XXXXXX");
-    if (!mkdtemp(directory)) return -1;
-    tiny_model_write(in_directory("model.gguf"));
+    if (!mkdtemp(directory) || !tiny_model_write(in_directory("model.gguf"))) return -1;
     const sp_model_options options = {.n_threads = 1};
     const sp_prompt_options virtual = {.num_virtual_tokens = 5, .seed = 2};
     if (sp_model_load(&model, path, &options) || sp_prompt_create(&prompt, model, &virtual)) {
@@ -82,17 +81,21 @@ static sp_dataset *labelled_rows(void)
 
 /* ---- metrics ---- */
 
-/* R 4, binom::binom.confint(x, n, methods = "wilson"). */
+/* R. G. Newcombe, Statistics in Medicine 17 (1998), table I, method 3. */
 static void test_wilson(void **state)
 {
     (void)state;
-    double interval[2];
-    sp_wilson_interval(interval, 8, 10);
-    assert_true(fabs(interval[0] - 0.4901625) < 1e-7 && fabs(interval[1] - 0.9433178) < 1e-7);
-    sp_wilson_interval(interval, 0, 10);
-    assert_true(interval[0] == 0 && fabs(interval[1] - 0.2775328) < 1e-7);
-    sp_wilson_interval(interval, 10, 10);
-    assert_true(interval[1] == 1 && fabs(interval[0] - 0.7224672) < 1e-7);
+    static const struct {
+        size_t hits, n;
+        double low, high;
+    } published[] = {{81, 263, 0.2553, 0.3662}, {15, 148, 0.0624, 0.1605}, {0, 20, 0, 0.1611}, {1, 29, 0.0061, 0.1718}};
+    for (size_t i = 0; i < sizeof published / sizeof *published; i++) {
+        double interval[2], opposite[2];
+        sp_wilson_interval(interval, published[i].hits, published[i].n);
+        assert_true(fabs(interval[0] - published[i].low) <= 5e-5 && fabs(interval[1] - published[i].high) <= 5e-5);
+        sp_wilson_interval(opposite, published[i].n - published[i].hits, published[i].n);
+        assert_true(fabs(opposite[0] - (1 - interval[1])) <= 1e-12 && fabs(opposite[1] - (1 - interval[0])) <= 1e-12);
+    }
 }
 
 /* true 0 0 1 1 2 2, predicted 0 1 1 1 0 2; a fourth label occurs nowhere: F1 = 2/4, 4/5, 2/3. */

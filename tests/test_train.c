@@ -58,8 +58,7 @@ static int open_model(void **state)
 {
     (void)state;
     strcpy(directory, "/tmp/sp-train-XXXXXX");
-    if (!mkdtemp(directory)) return -1;
-    tiny_model_write(in_directory("model.gguf"));
+    if (!mkdtemp(directory) || !tiny_model_write(in_directory("model.gguf"))) return -1;
     const sp_model_options options = {.n_threads = 2};
     if (sp_model_load(&model, path, &options)) {
         fprintf(stderr, "%s\n", sp_message());
