@@ -5,7 +5,7 @@
  * in "a  1", digits are cut out first, and the two spaces stay together, for nothing follows them any more.
  *
  * Two things are spelt out that the originals leave to their engine. \s is Unicode's White_Space (PCRE2 adds U+180E).
- * Letters, numbers and marks that Unicode 15 and 16 brought are listed, as Hugging Face's engine knows them and the PCRE2
+ * Letters, numbers, marks and symbols that Unicode 15 and 16 brought are listed, as Hugging Face's engine knows them and the PCRE2
  * of a stable distribution does not; with a newer PCRE2 the lists repeat what it knows.
  *
  * Cost: one JIT match a piece. No pattern has nested repeats, so none is worse than linear in the run it looks at. */
@@ -35,11 +35,19 @@
     "\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}\\x{113e2}\\x{11f00}\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}"  \
     "\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}"           \
     "\\x{1e5ee}\\x{1e5ef}"
+#define NEW_SYMBOLS                                                                                                               \
+    "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{11b00}-\\x{11b09}\\x{11be1}" \
+    "\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}" \
+    "\\x{10d8e}-\\x{10d8f}\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}" \
+    "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}" \
+    "\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}" \
+    "\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}\\x{1fbcb}-\\x{1fbef}"
 
 /* Inside a class. */
 #define LETTER "\\p{L}" NEW_LETTERS
 #define NUMBER "\\p{N}" NEW_NUMBERS
 #define MARK "\\p{M}" NEW_MARKS
+#define SYMBOL "\\p{P}\\p{S}" NEW_SYMBOLS
 #define UPPER "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
 #define LOWER "\\p{Ll}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
 
@@ -63,8 +71,8 @@
     BEFORE_WORD "[" UPPER "]*[" LOWER "]+" contraction "|" BEFORE_WORD "[" UPPER "]+[" LOWER "]*" contraction "|[" NUMBER "]" digits \
                 "|" SYMBOLS "[\\r\\n/]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define DEEPSEEK                                                                                                                   \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n" LETTER "\\p{P}\\p{S}]?[" LETTER MARK "]+"                      \
-    "| ?[\\p{P}\\p{S}]+[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n" LETTER "" SYMBOL "]?[" LETTER MARK "]+"                      \
+    "| ?[" SYMBOL "]+[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define CHINESE_JAPANESE "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+"
 
 enum { MAX_STAGES = 3 };

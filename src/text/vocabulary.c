@@ -88,22 +88,34 @@ static sp_status copy_strings(sp_vocabulary *v, const char *where, const sp_stri
     return SP_OK;
 }
 
+static sp_status index_string(sp_vocabulary *v, const char *where, int32_t token)
+{
+    sp_string s = sp_vocabulary_string(v, token);
+    uint32_t hash = hash_of(s.bytes, s.n_bytes);
+    uint64_t *slot = find_slot(v, hash, s.bytes, s.n_bytes);
+    int32_t other = (int32_t)((uint32_t)*slot - 1);
+    if (*slot && is_added(v, other) == is_added(v, token))
+        return sp_fail(SP_ERR_FORMAT, "%s: tokens %d and %d are both \"%.*s\"; convert the model again", where, (int)other, (int)token,
+                       (int)(s.n_bytes < 64 ? s.n_bytes : 64), s.bytes);
+    if (!*slot) *slot = (uint64_t)hash << 32 | (uint32_t)(token + 1);
+    return SP_OK;
+}
+
+/* Added tokens come last and give way: a user-defined U+00E9 is that character, and the same string among byte-level
+ * tokens is a letter of their alphabet, the byte 0xe9. */
 static sp_status index_strings(sp_vocabulary *v, const char *where)
 {
-    for (int32_t i = 0; (size_t)i < v->n_tokens; i++) {
-        sp_string s = sp_vocabulary_string(v, i);
-        if (s.n_bytes == 0) continue;
-        uint32_t hash = hash_of(s.bytes, s.n_bytes);
-        uint64_t *slot = find_slot(v, hash, s.bytes, s.n_bytes);
-        if (*slot)
-            return sp_fail(SP_ERR_FORMAT, "%s: tokens %d and %d are both \"%.*s\"; convert the model again", where,
-                           (int)((uint32_t)*slot - 1), (int)i, (int)(s.n_bytes < 64 ? s.n_bytes : 64), s.bytes);
-        *slot = (uint64_t)hash << 32 | (uint32_t)(i + 1);
-        if (!is_added(v, i)) continue;
-        v->added[v->n_added++] = i;
-        v->starts_added[(unsigned char)s.bytes[0]] = true;
-    }
-    return SP_OK;
+    sp_status st = SP_OK;
+    for (int pass = 0; pass < 2; pass++)
+        for (int32_t i = 0; (size_t)i < v->n_tokens && !st; i++) {
+            bool added = is_added(v, i);
+            if (added != (pass == 1) || v->starts[i] == v->starts[i + 1]) continue;
+            st = index_string(v, where, i);
+            if (!added) continue;
+            v->added[v->n_added++] = i;
+            v->starts_added[(unsigned char)v->text[v->starts[i]]] = true;
+        }
+    return st;
 }
 
 static int compare_strings(const void *a, const void *b, void *vocabulary)

@@ -33,8 +33,9 @@ typedef struct sp_vocabulary {
     bool starts_added[256];     /* by first byte: does any of them begin so? */
 } sp_vocabulary;
 
-/* Copies n strings; `types` NULL: all normal. Two tokens with one string are SP_ERR_FORMAT, with `where` in front:
- * no text could ever become one of them. Empty strings are kept and never found. */
+/* Copies n strings; `types` NULL: all normal. Two tokens with one string are SP_ERR_FORMAT, with `where` in front,
+ * as no text could ever become one of them; but an added token may be called as another one is. Empty strings are kept and
+ * never found. */
 sp_status sp_vocabulary_create(sp_vocabulary *out, const char *where, const sp_string *tokens, const int32_t *types, size_t n);
 void sp_vocabulary_clear(sp_vocabulary *vocabulary);
 
