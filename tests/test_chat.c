@@ -42,9 +42,18 @@ static void assert_refused(const sp_tokenizer *t, const sp_chat_message *message
 static void families_are_told_apart(void **state)
 {
     (void)state;
-    static const struct { const char *template_text, *family; } cases[] = {
-        {chatml, "chatml"}, {"<|start_header_id|>", "llama3"}, {"<start_of_turn>", "gemma"}, {"[INST] <<SYS>>", "llama2"},
-        {"[INST]", "mistral"}, {"<|user|> eos_token", "zephyr"}, {"<|user|> <|end|> eos_token", "none"}, {"", "none"}, {NULL, "none"},
+    static const struct {
+        const char *template_text, *family;
+    } cases[] = {
+        {chatml, "chatml"},
+        {"<|start_header_id|>", "llama3"},
+        {"<start_of_turn>", "gemma"},
+        {"[INST] <<SYS>>", "llama2"},
+        {"[INST]", "mistral"},
+        {"<|user|> eos_token", "zephyr"},
+        {"<|user|> <|end|> eos_token", "none"},
+        {"", "none"},
+        {NULL, "none"},
     };
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         fixture f;
@@ -58,7 +67,8 @@ static void what_cannot_be_written_is_refused(void **state)
 {
     (void)state;
     static const sp_chat_message user = {"user", "x"}, no_role = {NULL, "x"}, no_content = {"user", NULL};
-    static const sp_chat_message twice[] = {{"user", "x"}, {"user", "y"}}, system[] = {{"system", "x"}, {"user", "y"}}, tool = {"tool", "x"};
+    static const sp_chat_message twice[] = {{"user", "x"}, {"user", "y"}}, system[] = {{"system", "x"}, {"user", "y"}},
+                                 tool = {"tool", "x"};
     fixture f;
     sp_tokenizer *t = create(&f, NULL, chatml_tokens, 2);
     assert_refused(t, &user, 1, SP_ERR_UNSUPPORTED, "chatml, llama3");
@@ -111,7 +121,8 @@ static void a_default_system_prompt_is_the_templates(void **state)
 {
     (void)state;
     static const sp_chat_message user = {"user", "x"}, system[] = {{"system", "s"}, {"user", "x"}};
-    static const char *const templates[] = {"'<|im_start|>system\nBe good.\n2<|im_end|>\n'", "'<|im_start|>system\\nBe good.\\n2<|im_end|>\\n'",
+    static const char *const templates[] = {"'<|im_start|>system\nBe good.\n2<|im_end|>\n'",
+                                            "'<|im_start|>system\\nBe good.\\n2<|im_end|>\\n'",
                                             "'<|im_start|>system\\n' + x '<|im_start|>system\\nBe good.\\n2<|im_end|>\\n'"};
     for (size_t i = 0; i < ARRAY_LEN(templates); i++) {
         fixture f;
@@ -130,7 +141,8 @@ static void invalid_utf8_in_content_is_repaired(void **state)
 {
     (void)state;
     static const sp_chat_message broken[] = {{"user", "\xff\xe2\x82"}, {"assistant", "\x80"}};
-    static const char *const templates[] = {chatml, "<|start_header_id|>", "<start_of_turn>", "[INST] <<SYS>>", "[INST]", "<|user|> eos_token"};
+    static const char *const templates[] = {chatml,   "<|start_header_id|>", "<start_of_turn>", "[INST] <<SYS>>",
+                                            "[INST]", "<|user|> eos_token"};
     for (size_t i = 0; i < ARRAY_LEN(templates); i++) {
         fixture f;
         sp_tokenizer *t = create(&f, templates[i], chatml_tokens, 2);

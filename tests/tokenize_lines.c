@@ -58,9 +58,12 @@ static double run_texts(const sp_tokenizer *t, unsigned flags, bool round_trip)
         sp_status st = sp_tokenize(&ids, &n, t, text, n_bytes, flags);
         seconds += sp_seconds() - start;
         if (!st && round_trip) st = sp_detokenize(&back, &n_back, t, ids, n, true);
-        if (st) printf("error: %s\n", sp_message());
-        else if (round_trip && n_back == n_bytes && memcmp(back, text, n_bytes) == 0) puts("same");
-        else print_ids(ids, NULL, n);
+        if (st)
+            printf("error: %s\n", sp_message());
+        else if (round_trip && n_back == n_bytes && memcmp(back, text, n_bytes) == 0)
+            puts("same");
+        else
+            print_ids(ids, NULL, n);
         sp_free(ids);
         sp_free(back);
     }
@@ -80,8 +83,10 @@ static double run_chats(const sp_tokenizer *t)
         for (size_t i = 0; i < 2 * n_messages; i++) strings[i] = read_string(&n_bytes);
         for (size_t i = 0; i < n_messages; i++) messages[i] = (sp_chat_message){strings[2 * i], strings[2 * i + 1]};
         double start = sp_seconds();
-        if (sp_chat_tokenize(&ids, &answer, &n, t, messages, n_messages, open_answer)) printf("error: %s\n", sp_message());
-        else print_ids(ids, answer, n);
+        if (sp_chat_tokenize(&ids, &answer, &n, t, messages, n_messages, open_answer))
+            printf("error: %s\n", sp_message());
+        else
+            print_ids(ids, answer, n);
         seconds += sp_seconds() - start;
         sp_free(ids);
         sp_free(answer);
@@ -111,10 +116,12 @@ int main(int argc, char **argv)
         fprintf(stderr, "tokenize_lines: %s\n", sp_message());
         return 1;
     }
-    double seconds = strcmp(argv[2], "chat") == 0 ? run_chats(t)
-                                                  : run_texts(t, (unsigned)strtoul(argv[2], NULL, 0), strcmp(argv[2], "roundtrip") == 0);
-    fprintf(stderr, "%s %s hash %016llx: %.1f ms to open, %.1f ms to load, %.3f s\n", sp_tokenizer_kind(t), sp_tokenizer_chat_family(t),
-            (unsigned long long)sp_tokenizer_hash(t), 1e3 * (opened - start), 1e3 * (loaded - opened), seconds);
+    double seconds = strcmp(argv[2], "chat") == 0
+                         ? run_chats(t)
+                         : run_texts(t, (unsigned)strtoul(argv[2], NULL, 0), strcmp(argv[2], "roundtrip") == 0);
+    fprintf(stderr, "%s %s hash %016llx: %.1f ms to open, %.1f ms to load, %.3f s\n", sp_tokenizer_kind(t),
+            sp_tokenizer_chat_family(t), (unsigned long long)sp_tokenizer_hash(t), 1e3 * (opened - start), 1e3 * (loaded - opened),
+            seconds);
     sp_tokenizer_free(t);
     return 0;
 }

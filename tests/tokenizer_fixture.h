@@ -35,13 +35,25 @@ static inline int32_t fixture_add(fixture *f, const char *token, sp_token_type t
     return (int32_t)i;
 }
 
-static inline void fixture_merge(fixture *f, const char *merge) { f->merges[f->source.n_merges++] = STRING(merge); }
+static inline void fixture_merge(fixture *f, const char *merge)
+{
+    f->merges[f->source.n_merges++] = STRING(merge);
+}
 
 static inline void fixture_start(fixture *f, const char *model, const char *pre)
 {
     memset(f, 0, sizeof *f);
-    f->source = (sp_tokenizer_source){.where = "test.gguf", .model = STRING(model), .tokens = f->tokens, .types = f->types,
-                                      .bos = -1, .eos = -1, .eot = -1, .eom = -1, .add_bos = -1, .add_eos = -1, .add_space_prefix = -1};
+    f->source = (sp_tokenizer_source){.where = "test.gguf",
+                                      .model = STRING(model),
+                                      .tokens = f->tokens,
+                                      .types = f->types,
+                                      .bos = -1,
+                                      .eos = -1,
+                                      .eot = -1,
+                                      .eom = -1,
+                                      .add_bos = -1,
+                                      .add_eos = -1,
+                                      .add_space_prefix = -1};
     if (pre) {
         f->source.pre = STRING(pre);
         f->source.merges = f->merges;

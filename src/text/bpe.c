@@ -15,7 +15,10 @@ typedef struct sp_bpe_rule {
 
 /* ---- the alphabet: printable Latin-1 stands for itself, the other 68 bytes for U+0100 and on, in order ------------------- */
 
-static bool is_own_letter(unsigned byte) { return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad && byte <= 0xff); }
+static bool is_own_letter(unsigned byte)
+{
+    return (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte != 0xad && byte <= 0xff);
+}
 
 /* The letter of a byte as UTF-8: 1 or 2 bytes. The others are 0x00-0x20, 0x7f-0xa0 and 0xad. */
 static size_t letter_of_byte(char out[2], unsigned char byte)
@@ -68,7 +71,10 @@ int32_t sp_bpe_find(const sp_vocabulary *vocabulary, const char *piece, size_t n
 
 /* ---- merges ------------------------------------------------------------------------------------------------------------- */
 
-static uint64_t pair_of(int32_t left, int32_t right) { return ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1; }
+static uint64_t pair_of(int32_t left, int32_t right)
+{
+    return ((uint64_t)(uint32_t)left << 32 | (uint32_t)right) + 1;
+}
 
 static rule *find_rule(const sp_bpe *bpe, uint64_t pair)
 {
@@ -119,7 +125,8 @@ sp_status sp_bpe_create(sp_bpe *out, const char *where, const sp_vocabulary *voc
 {
     size_t n_slots = 16, longest = 1;
     *out = (sp_bpe){0};
-    if (n_merges > INT32_MAX / 4) return sp_fail(SP_ERR_FORMAT, "%s: %zu merges; at most %d are possible", where, n_merges, INT32_MAX / 4);
+    if (n_merges > INT32_MAX / 4)
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu merges; at most %d are possible", where, n_merges, INT32_MAX / 4);
     while (n_slots < 2 * n_merges) n_slots *= 2;
     for (size_t i = 0; i < n_merges; i++)
         if (merges[i].n_bytes > longest) longest = merges[i].n_bytes;

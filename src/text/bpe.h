@@ -10,8 +10,8 @@
 typedef struct sp_bpe {
     struct sp_bpe_rule *rules; /* open addressing by the two tokens */
     size_t rule_mask;
-    int32_t byte_tokens[256];  /* -1: this vocabulary lacks the byte */
-    uint64_t hash;             /* of the rules, in order */
+    int32_t byte_tokens[256]; /* -1: this vocabulary lacks the byte */
+    uint64_t hash;            /* of the rules, in order */
 } sp_bpe;
 
 /* `merges`: "left right", best first. SP_ERR_FORMAT, with `where` in front, names a merge that is no pair, whose parts or

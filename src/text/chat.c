@@ -82,13 +82,22 @@ static void write_token(chat *c, int32_t token, enum part part)
     sp_buffer_free(&name);
 }
 
-static void write_bos(chat *c) { write_token(c, c->tokenizer->bos, PLAIN); }
+static void write_bos(chat *c)
+{
+    write_token(c, c->tokenizer->bos, PLAIN);
+}
 
-static void write_eos(chat *c) { write_token(c, c->tokenizer->eos, ANSWER); }
+static void write_eos(chat *c)
+{
+    write_token(c, c->tokenizer->eos, ANSWER);
+}
 
 /* ---- reading the template ------------------------------------------------------------------------------------------------- */
 
-static bool has(const chat *c, const char *string) { return strstr(c->template_text, string) != NULL; }
+static bool has(const chat *c, const char *string)
+{
+    return strstr(c->template_text, string) != NULL;
+}
 
 /* Is the Jinja literal in the template, with either kind of quotation marks? Written here with single ones. */
 static bool has_quoted(const chat *c, const char *expression)
@@ -106,9 +115,15 @@ static bool strips_content(const chat *c)
            has_quoted(c, "['content'].strip()");
 }
 
-static bool is_role(const chat *c, size_t i, const char *role) { return strcmp(c->messages[i].role, role) == 0; }
+static bool is_role(const chat *c, size_t i, const char *role)
+{
+    return strcmp(c->messages[i].role, role) == 0;
+}
 
-static bool has_system(const chat *c) { return is_role(c, 0, "system"); }
+static bool has_system(const chat *c)
+{
+    return is_role(c, 0, "system");
+}
 
 static sp_status fail_role(const chat *c, size_t i, const char *remedy)
 {
@@ -326,12 +341,9 @@ typedef struct family {
 } family;
 
 static const family families[] = {
-    {"chatml", "<|im_start|>", NULL, NULL, write_chatml},
-    {"llama3", "<|start_header_id|>", NULL, NULL, write_llama3},
-    {"gemma", "<start_of_turn>", NULL, NULL, write_gemma},
-    {"llama2", "[INST]", "<<SYS>>", NULL, write_llama2},
-    {"mistral", "[INST]", NULL, NULL, write_mistral},
-    {"zephyr", "<|user|>", "eos_token", "<|end|>", write_zephyr},
+    {"chatml", "<|im_start|>", NULL, NULL, write_chatml},  {"llama3", "<|start_header_id|>", NULL, NULL, write_llama3},
+    {"gemma", "<start_of_turn>", NULL, NULL, write_gemma}, {"llama2", "[INST]", "<<SYS>>", NULL, write_llama2},
+    {"mistral", "[INST]", NULL, NULL, write_mistral},      {"zephyr", "<|user|>", "eos_token", "<|end|>", write_zephyr},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
@@ -385,7 +397,10 @@ sp_status sp_chat_tokenize(int32_t **tokens, uint8_t **answer, size_t *n, const 
     *n = 0;
     sp_status st = f ? check_messages(messages, n_messages) : fail_family(tokenizer);
     if (st) return st;
-    chat c = {.tokenizer = tokenizer, .template_text = tokenizer->chat_template, .messages = messages, .n_messages = n_messages,
+    chat c = {.tokenizer = tokenizer,
+              .template_text = tokenizer->chat_template,
+              .messages = messages,
+              .n_messages = n_messages,
               .add_generation_prompt = add_generation_prompt};
     st = f->write(&c);
     if (!st) st = c.status;

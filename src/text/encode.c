@@ -6,9 +6,9 @@
  * Cost: O(n log n) in the longest piece. */
 #include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/status.h"
+#include "text/compose.h"
 #include "text/internal.h"
 #include "text/unicode.h"
 
@@ -89,12 +89,12 @@ static sp_status encode_bpe(encoder *e, size_t start, size_t n_bytes)
     e->fragment_end = start + n_bytes;
     if (!sp_splitter_normalises(splitter) || is_ascii(e->fragment, n_bytes))
         return sp_splitter_split(splitter, e->fragment, n_bytes, encode_piece, e);
-    utf8proc_uint8_t *composed;
-    utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)e->fragment, (utf8proc_ssize_t)n_bytes, &composed,
-                                      UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (n < 0) return sp_fail_no_memory(4 * n_bytes);
-    e->fragment = (const char *)composed;
-    sp_status st = sp_splitter_split(splitter, e->fragment, (size_t)n, encode_piece, e);
+    char *composed;
+    size_t n;
+    sp_status st = sp_compose(&composed, &n, e->fragment, n_bytes);
+    if (st) return st;
+    e->fragment = composed;
+    st = sp_splitter_split(splitter, composed, n, encode_piece, e);
     free(composed);
     return st;
 }
@@ -148,8 +148,10 @@ static sp_status encode_word(encoder *e, size_t start, size_t n_bytes)
     const sp_symbol *symbols = e->merger.symbols;
     for (uint32_t i = e->merger.n_symbols ? 0 : SP_NO_SYMBOL; i != SP_NO_SYMBOL && !st; i = symbols[i].next) {
         size_t offset = start + symbols[i].start, place = follow_to_text(e, offset);
-        if (symbols[i].token >= 0) st = add_token(e, symbols[i].token, place);
-        else st = spell(e, e->fragment + offset, symbols[i].n_bytes, place);
+        if (symbols[i].token >= 0)
+            st = add_token(e, symbols[i].token, place);
+        else
+            st = spell(e, e->fragment + offset, symbols[i].n_bytes, place);
     }
     return st;
 }
@@ -207,10 +209,14 @@ sp_status sp_tokenizer_encode(int32_t **tokens, uint8_t **answer, size_t *n, con
     if (!st) st = encode_text(&e);
     sp_merger_free(&e.merger);
     sp_buffer_free(&e.rewritten);
-    if (st || !answer) free(e.answer);
-    else *answer = e.answer;
-    if (st) free(e.tokens);
-    else *tokens = e.tokens;
+    if (st || !answer)
+        free(e.answer);
+    else
+        *answer = e.answer;
+    if (st)
+        free(e.tokens);
+    else
+        *tokens = e.tokens;
     *n = st ? 0 : e.n_tokens;
     return st;
 }

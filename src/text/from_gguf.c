@@ -37,7 +37,8 @@ static sp_status check_length(const sp_gguf *gguf, const char *key, size_t n_tok
     size_t n;
     sp_status st = sp_gguf_get_array_n(&n, gguf, key);
     if (st || n == n_tokens) return st;
-    return sp_fail(SP_ERR_FORMAT, "%s: %s has %zu entries for %zu tokens; convert the model again", sp_gguf_path(gguf), key, n, n_tokens);
+    return sp_fail(SP_ERR_FORMAT, "%s: %s has %zu entries for %zu tokens; convert the model again", sp_gguf_path(gguf), key, n,
+                   n_tokens);
 }
 
 static sp_status read_types(const int32_t **out, const sp_gguf *gguf, size_t n_tokens)

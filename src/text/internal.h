@@ -9,16 +9,16 @@
 
 /* A tokenizer's description, wherever it comes from. Everything is borrowed for the call. */
 typedef struct sp_tokenizer_source {
-    const char *where;     /* in front of messages: the file's path */
-    sp_string model, pre;  /* "gpt2" or "llama"; the pre-tokeniser's name, gpt2 only */
+    const char *where;    /* in front of messages: the file's path */
+    sp_string model, pre; /* "gpt2" or "llama"; the pre-tokeniser's name, gpt2 only */
     size_t n_tokens, n_merges;
-    const sp_string *tokens; /* (n_tokens) */
-    const int32_t *types;    /* (n_tokens) sp_token_type; NULL: all normal */
-    const float *scores;     /* (n_tokens) llama only */
-    const sp_string *merges; /* (n_merges) gpt2 only, "left right", best first */
-    int32_t bos, eos, eot, eom;               /* -1: not given */
-    int add_bos, add_eos, add_space_prefix;   /* -1: not given, the family's habit */
-    sp_string chat_template;                  /* bytes NULL: none */
+    const sp_string *tokens;                /* (n_tokens) */
+    const int32_t *types;                   /* (n_tokens) sp_token_type; NULL: all normal */
+    const float *scores;                    /* (n_tokens) llama only */
+    const sp_string *merges;                /* (n_merges) gpt2 only, "left right", best first */
+    int32_t bos, eos, eot, eom;             /* -1: not given */
+    int add_bos, add_eos, add_space_prefix; /* -1: not given, the family's habit */
+    sp_string chat_template;                /* bytes NULL: none */
 } sp_tokenizer_source;
 
 enum { SP_MAX_END_TOKENS = 8 };

@@ -5,9 +5,9 @@
 #include "softprompt.h"
 
 typedef struct sp_symbol {
-    uint32_t start, n_bytes;  /* in the text */
-    int32_t token;            /* -1: not in the vocabulary */
-    uint32_t previous, next;  /* SP_NO_SYMBOL at the ends */
+    uint32_t start, n_bytes; /* in the text */
+    int32_t token;           /* -1: not in the vocabulary */
+    uint32_t previous, next; /* SP_NO_SYMBOL at the ends */
 } sp_symbol;
 
 #define SP_NO_SYMBOL UINT32_MAX

@@ -19,14 +19,14 @@
 #include "base/buffer.h"
 #include "base/status.h"
 
-#define SPACE                                                                                                                      \
-    "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
+#define SPACE "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
 #define NEW_LETTERS                                                                                                                \
     "\\x{1c89}\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}"      \
     "\\x{10ec2}-\\x{10ec4}\\x{1123f}\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}"  \
     "\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}"           \
     "\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"           \
-    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{323af}"
+    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{"      \
+    "323af}"
 #define NEW_NUMBERS                                                                                                                \
     "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}\\x{16130}-\\x{16139}"                    \
     "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
@@ -35,19 +35,19 @@
     "\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}\\x{113e2}\\x{11f00}\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}"  \
     "\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}"           \
     "\\x{1e5ee}\\x{1e5ef}"
-#define NEW_SYMBOLS                                                                                                               \
-    "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{11b00}-\\x{11b09}\\x{11be1}" \
-    "\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}" \
-    "\\x{10d8e}-\\x{10d8f}\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}" \
-    "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}" \
-    "\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}" \
+#define NEW_PUNCTUATION                                                                                                            \
+    "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{11b00}-\\x{11b09}\\x{11be1}"              \
+    "\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}"       \
+    "\\x{10d8e}-\\x{10d8f}\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}"          \
+    "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}"                     \
+    "\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}"                     \
     "\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}\\x{1fbcb}-\\x{1fbef}"
 
 /* Inside a class. */
 #define LETTER "\\p{L}" NEW_LETTERS
 #define NUMBER "\\p{N}" NEW_NUMBERS
 #define MARK "\\p{M}" NEW_MARKS
-#define SYMBOL "\\p{P}\\p{S}" NEW_SYMBOLS
+#define PUNCTUATION "\\p{P}\\p{S}" NEW_PUNCTUATION
 #define UPPER "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
 #define LOWER "\\p{Ll}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
 
@@ -59,8 +59,7 @@
 #define SYMBOLS " ?[^" SPACE LETTER NUMBER "]+"
 
 #define DIGIT "[" NUMBER "]"
-#define GPT2                                                                                                                       \
-    "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]+| ?[" NUMBER "]+|" SYMBOLS "|" SPACES_BUT_LAST "|" ANY_SPACES
+#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]+| ?[" NUMBER "]+|" SYMBOLS "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define CL100K(digits)                                                                                                             \
     CONTRACTION "|" BEFORE_WORD "[" LETTER "]+|[" NUMBER "]" digits "|" SYMBOLS "[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST         \
                 "|" ANY_SPACES
@@ -68,11 +67,11 @@
     CONTRACTION "|" BEFORE_WORD "[" LETTER MARK "]+|[" NUMBER "]| ?[^" SPACE LETTER MARK NUMBER "]+[\\r\\n]*|" LINE_ENDS           \
                 "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define CASED(contraction, digits)                                                                                                 \
-    BEFORE_WORD "[" UPPER "]*[" LOWER "]+" contraction "|" BEFORE_WORD "[" UPPER "]+[" LOWER "]*" contraction "|[" NUMBER "]" digits \
-                "|" SYMBOLS "[\\r\\n/]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
+    BEFORE_WORD "[" UPPER "]*[" LOWER "]+" contraction "|" BEFORE_WORD "[" UPPER "]+[" LOWER "]*" contraction "|[" NUMBER          \
+                "]" digits "|" SYMBOLS "[\\r\\n/]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define DEEPSEEK                                                                                                                   \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n" LETTER "" SYMBOL "]?[" LETTER MARK "]+"                      \
-    "| ?[" SYMBOL "]+[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n" LETTER PUNCTUATION "]?[" LETTER MARK "]+"                     \
+    "| ?[" PUNCTUATION "]+[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
 #define CHINESE_JAPANESE "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+"
 
 enum { MAX_STAGES = 3 };
@@ -154,8 +153,10 @@ sp_status sp_splitter_create(sp_splitter **out, const char *where, const char *n
     if (!s) return sp_fail_no_memory(sizeof *s);
     s->family = f;
     sp_status st = build(s);
-    if (st) sp_splitter_free(s);
-    else *out = s;
+    if (st)
+        sp_splitter_free(s);
+    else
+        *out = s;
     return st;
 }
 
@@ -167,13 +168,25 @@ void sp_splitter_free(sp_splitter *s)
     free(s);
 }
 
-const char *sp_splitter_name(const sp_splitter *s) { return s->family->name; }
+const char *sp_splitter_name(const sp_splitter *s)
+{
+    return s->family->name;
+}
 
-bool sp_splitter_normalises(const sp_splitter *s) { return s->family->normalises; }
+bool sp_splitter_normalises(const sp_splitter *s)
+{
+    return s->family->normalises;
+}
 
-bool sp_splitter_ignores_merges(const sp_splitter *s) { return s->family->ignores_merges; }
+bool sp_splitter_ignores_merges(const sp_splitter *s)
+{
+    return s->family->ignores_merges;
+}
 
-bool sp_splitter_adds_bos(const sp_splitter *s) { return s->family->adds_bos; }
+bool sp_splitter_adds_bos(const sp_splitter *s)
+{
+    return s->family->adds_bos;
+}
 
 typedef struct split {
     const sp_splitter *splitter;

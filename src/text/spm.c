@@ -11,7 +11,10 @@
 
 enum { MARK_BYTES = sizeof SP_SPACE_MARK - 1 };
 
-static bool is_mark(const char *text, size_t n_bytes) { return n_bytes >= MARK_BYTES && memcmp(text, SP_SPACE_MARK, MARK_BYTES) == 0; }
+static bool is_mark(const char *text, size_t n_bytes)
+{
+    return n_bytes >= MARK_BYTES && memcmp(text, SP_SPACE_MARK, MARK_BYTES) == 0;
+}
 
 /* Positive floats order as their bits do, negative ones the other way round: with this, higher scores have lower ranks. */
 static uint32_t rank_of_score(float score)

@@ -12,13 +12,18 @@
 
 /* ---- building ------------------------------------------------------------------------------------------------------------ */
 
-static bool string_is(sp_string s, const char *literal) { return s.n_bytes == strlen(literal) && memcmp(s.bytes, literal, s.n_bytes) == 0; }
+static bool string_is(sp_string s, const char *literal)
+{
+    return s.n_bytes == strlen(literal) && memcmp(s.bytes, literal, s.n_bytes) == 0;
+}
 
 static sp_status create_bpe(sp_tokenizer *t, const sp_tokenizer_source *source)
 {
     if (!source->pre.bytes)
-        return sp_fail(SP_ERR_UNSUPPORTED, "%s: tokenizer.ggml.pre is missing, so nobody can tell how text was split for this model; "
-                       "convert it again with a current converter", source->where);
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "%s: tokenizer.ggml.pre is missing, so nobody can tell how text was split for this model; "
+                       "convert it again with a current converter",
+                       source->where);
     if (!source->merges)
         return sp_fail(SP_ERR_FORMAT, "%s: tokenizer.ggml.merges is missing; convert the model again", source->where);
     sp_status st = sp_splitter_create(&t->splitter, source->where, source->pre.bytes, source->pre.n_bytes);
@@ -38,8 +43,8 @@ static sp_status create_spm(sp_tokenizer *t, const sp_tokenizer_source *source)
 static sp_status check_id(const sp_tokenizer *t, const char *where, const char *what, int32_t id)
 {
     if (id < 0 || (size_t)id < t->vocabulary.n_tokens) return SP_OK;
-    return sp_fail(SP_ERR_FORMAT, "%s: %s is token %d, but the vocabulary ends at %zu; convert the model again", where, what, (int)id,
-                   t->vocabulary.n_tokens - 1);
+    return sp_fail(SP_ERR_FORMAT, "%s: %s is token %d, but the vocabulary ends at %zu; convert the model again", where, what,
+                   (int)id, t->vocabulary.n_tokens - 1);
 }
 
 static void add_end(sp_tokenizer *t, int32_t token)
@@ -66,7 +71,8 @@ static sp_status set_special(sp_tokenizer *t, const sp_tokenizer_source *source)
     bool bos_by_habit = t->splitter ? sp_splitter_adds_bos(t->splitter) : true;
     sp_status st;
     if ((st = check_id(t, where, "BOS", source->bos)) || (st = check_id(t, where, "EOS", source->eos)) ||
-        (st = check_id(t, where, "the end of a turn", source->eot)) || (st = check_id(t, where, "the end of a message", source->eom)))
+        (st = check_id(t, where, "the end of a turn", source->eot)) ||
+        (st = check_id(t, where, "the end of a message", source->eom)))
         return st;
     t->bos = source->bos;
     t->eos = source->eos;
@@ -87,8 +93,10 @@ static void set_hash(sp_tokenizer *t)
     hash = XXH3_64bits_withSeed(v->text, v->starts[v->n_tokens], hash);
     hash = XXH3_64bits_withSeed(v->starts, (v->n_tokens + 1) * sizeof *v->starts, hash);
     hash = XXH3_64bits_withSeed(v->types, v->n_tokens, hash);
-    if (t->splitter) hash = XXH3_64bits_withSeed(&t->bpe.hash, sizeof t->bpe.hash, hash);
-    else hash = XXH3_64bits_withSeed(t->spm.ranks, v->n_tokens * sizeof *t->spm.ranks, hash);
+    if (t->splitter)
+        hash = XXH3_64bits_withSeed(&t->bpe.hash, sizeof t->bpe.hash, hash);
+    else
+        hash = XXH3_64bits_withSeed(t->spm.ranks, v->n_tokens * sizeof *t->spm.ranks, hash);
     t->hash = XXH3_64bits_withSeed(rest, sizeof rest, hash);
 }
 
@@ -107,8 +115,10 @@ sp_status sp_tokenizer_create(sp_tokenizer **out, const sp_tokenizer_source *sou
     bool bpe = string_is(source->model, "gpt2");
     *out = NULL;
     if (!bpe && !string_is(source->model, "llama"))
-        return sp_fail(SP_ERR_UNSUPPORTED, "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not known here; these are: gpt2 "
-                       "(byte-level BPE), llama (SentencePiece BPE)", source->where, (int)(source->model.n_bytes & 63), source->model.bytes);
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not known here; these are: gpt2 "
+                       "(byte-level BPE), llama (SentencePiece BPE)",
+                       source->where, (int)(source->model.n_bytes & 63), source->model.bytes);
     sp_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return sp_fail_no_memory(sizeof *t);
     sp_status st = sp_vocabulary_create(&t->vocabulary, source->where, source->tokens, source->types, source->n_tokens);
@@ -137,17 +147,35 @@ void sp_tokenizer_free(sp_tokenizer *t)
 
 /* ---- what it is ---------------------------------------------------------------------------------------------------------- */
 
-size_t sp_tokenizer_n_vocab(const sp_tokenizer *t) { return t->vocabulary.n_tokens; }
+size_t sp_tokenizer_n_vocab(const sp_tokenizer *t)
+{
+    return t->vocabulary.n_tokens;
+}
 
-uint64_t sp_tokenizer_hash(const sp_tokenizer *t) { return t->hash; }
+uint64_t sp_tokenizer_hash(const sp_tokenizer *t)
+{
+    return t->hash;
+}
 
-const char *sp_tokenizer_kind(const sp_tokenizer *t) { return t->kind; }
+const char *sp_tokenizer_kind(const sp_tokenizer *t)
+{
+    return t->kind;
+}
 
-int32_t sp_tokenizer_bos(const sp_tokenizer *t) { return t->bos; }
+int32_t sp_tokenizer_bos(const sp_tokenizer *t)
+{
+    return t->bos;
+}
 
-int32_t sp_tokenizer_eos(const sp_tokenizer *t) { return t->eos; }
+int32_t sp_tokenizer_eos(const sp_tokenizer *t)
+{
+    return t->eos;
+}
 
-bool sp_tokenizer_adds_bos(const sp_tokenizer *t) { return t->adds_bos; }
+bool sp_tokenizer_adds_bos(const sp_tokenizer *t)
+{
+    return t->adds_bos;
+}
 
 bool sp_tokenizer_is_end(const sp_tokenizer *t, int32_t token)
 {
@@ -202,14 +230,17 @@ sp_status sp_tokenizer_add_text(sp_buffer *out, const sp_tokenizer *t, int32_t t
 {
     const sp_vocabulary *v = &t->vocabulary;
     if (token < 0 || (size_t)token >= v->n_tokens)
-        return sp_fail(SP_ERR_ARGUMENT, "token %d: this vocabulary has 0 to %zu; is it another model's?", (int)token, v->n_tokens - 1);
+        return sp_fail(SP_ERR_ARGUMENT, "token %d: this vocabulary has 0 to %zu; is it another model's?", (int)token,
+                       v->n_tokens - 1);
     if (sp_vocabulary_is_special(v, token) && !with_special) return SP_OK;
     sp_string s = sp_vocabulary_string(v, token);
-    if (sp_vocabulary_is_special(v, token) || v->types[token] == SP_TOKEN_USER_DEFINED) return sp_buffer_add(out, s.bytes, s.n_bytes);
+    if (sp_vocabulary_is_special(v, token) || v->types[token] == SP_TOKEN_USER_DEFINED)
+        return sp_buffer_add(out, s.bytes, s.n_bytes);
     return t->splitter ? sp_bpe_add_bytes(out, s) : sp_spm_add_bytes(out, &t->spm, token);
 }
 
-sp_status sp_detokenize(char **out, size_t *n_bytes, const sp_tokenizer *tokenizer, const int32_t *tokens, size_t n, bool with_special)
+sp_status sp_detokenize(char **out, size_t *n_bytes, const sp_tokenizer *tokenizer, const int32_t *tokens, size_t n,
+                        bool with_special)
 {
     sp_buffer text = {0};
     sp_status st = sp_buffer_add(&text, "", 0);

@@ -3,7 +3,10 @@
 
 #include <string.h>
 
-static bool is_continuation(unsigned char byte) { return (byte & 0xc0) == 0x80; }
+static bool is_continuation(unsigned char byte)
+{
+    return (byte & 0xc0) == 0x80;
+}
 
 /* The bytes of the sequence at s, 1 to 4, if it is well-formed; else 0, and *n_ill is the length of the maximal ill-formed
  * part. The second byte's range is what rules out overlong forms, surrogates and what lies beyond U+10FFFF. */

@@ -37,7 +37,10 @@ static uint64_t *find_slot(const sp_vocabulary *v, uint32_t hash, const char *by
     }
 }
 
-static uint32_t hash_of(const char *bytes, size_t n_bytes) { return (uint32_t)XXH3_64bits(bytes, n_bytes); }
+static uint32_t hash_of(const char *bytes, size_t n_bytes)
+{
+    return (uint32_t)XXH3_64bits(bytes, n_bytes);
+}
 
 int32_t sp_vocabulary_find(const sp_vocabulary *v, const char *bytes, size_t n_bytes)
 {
@@ -63,7 +66,8 @@ static sp_status total_bytes(size_t *total, const char *where, const sp_string *
 {
     *total = 0;
     if (n == 0) return sp_fail(SP_ERR_FORMAT, "%s: the vocabulary is empty; fetch the file again", where);
-    if (n > INT32_MAX / 2) return sp_fail(SP_ERR_FORMAT, "%s: a vocabulary of %zu tokens; at most %d are possible", where, n, INT32_MAX / 2);
+    if (n > INT32_MAX / 2)
+        return sp_fail(SP_ERR_FORMAT, "%s: a vocabulary of %zu tokens; at most %d are possible", where, n, INT32_MAX / 2);
     for (size_t i = 0; i < n; i++) {
         if (tokens[i].n_bytes > UINT32_MAX - *total)
             return sp_fail(SP_ERR_FORMAT, "%s: the vocabulary's strings take more than 4 GiB; fetch the file again", where);
@@ -79,7 +83,8 @@ static sp_status copy_strings(sp_vocabulary *v, const char *where, const sp_stri
     v->starts[0] = 0;
     for (size_t i = 0; i < n; i++) {
         if (types && (types[i] < 0 || types[i] > SP_TOKEN_BYTE))
-            return sp_fail(SP_ERR_FORMAT, "%s: token %zu has type %d; types are %d to %d", where, i, (int)types[i], 0, SP_TOKEN_BYTE);
+            return sp_fail(SP_ERR_FORMAT, "%s: token %zu has type %d; types are %d to %d", where, i, (int)types[i], 0,
+                           SP_TOKEN_BYTE);
         if (tokens[i].n_bytes) memcpy(v->text + end, tokens[i].bytes, tokens[i].n_bytes);
         v->starts[i + 1] = end += (uint32_t)tokens[i].n_bytes;
         v->types[i] = types && types[i] ? (uint8_t)types[i] : SP_TOKEN_NORMAL;
@@ -95,8 +100,8 @@ static sp_status index_string(sp_vocabulary *v, const char *where, int32_t token
     uint64_t *slot = find_slot(v, hash, s.bytes, s.n_bytes);
     int32_t other = (int32_t)((uint32_t)*slot - 1);
     if (*slot && is_added(v, other) == is_added(v, token))
-        return sp_fail(SP_ERR_FORMAT, "%s: tokens %d and %d are both \"%.*s\"; convert the model again", where, (int)other, (int)token,
-                       (int)(s.n_bytes < 64 ? s.n_bytes : 64), s.bytes);
+        return sp_fail(SP_ERR_FORMAT, "%s: tokens %d and %d are both \"%.*s\"; convert the model again", where, (int)other,
+                       (int)token, (int)(s.n_bytes < 64 ? s.n_bytes : 64), s.bytes);
     if (!*slot) *slot = (uint64_t)hash << 32 | (uint32_t)(token + 1);
     return SP_OK;
 }
@@ -157,8 +162,10 @@ static size_t lower_bound(const sp_vocabulary *v, size_t low, size_t high, size_
         size_t middle = low + (high - low) / 2;
         sp_string s = sp_vocabulary_string(v, v->added[middle]);
         int next = depth < s.n_bytes ? (unsigned char)s.bytes[depth] : -1;
-        if (next < byte) low = middle + 1;
-        else high = middle;
+        if (next < byte)
+            low = middle + 1;
+        else
+            high = middle;
     }
     return low;
 }

@@ -8,12 +8,12 @@
 #include "softprompt.h"
 
 typedef enum sp_token_type { /* GGUF's tokenizer.ggml.token_type */
-    SP_TOKEN_NORMAL = 1,
-    SP_TOKEN_UNKNOWN,
-    SP_TOKEN_CONTROL,
-    SP_TOKEN_USER_DEFINED,
-    SP_TOKEN_UNUSED,
-    SP_TOKEN_BYTE
+                             SP_TOKEN_NORMAL = 1,
+                             SP_TOKEN_UNKNOWN,
+                             SP_TOKEN_CONTROL,
+                             SP_TOKEN_USER_DEFINED,
+                             SP_TOKEN_UNUSED,
+                             SP_TOKEN_BYTE
 } sp_token_type;
 
 typedef struct sp_string { /* not NUL-terminated */
@@ -28,9 +28,9 @@ typedef struct sp_vocabulary {
     uint8_t *types;             /* (n_tokens) */
     uint64_t *slots;            /* open addressing: hash in the high half, id + 1 in the low, 0 = empty */
     size_t slot_mask;
-    int32_t *added;             /* control, unknown and user-defined tokens, sorted by their bytes */
+    int32_t *added; /* control, unknown and user-defined tokens, sorted by their bytes */
     size_t n_added;
-    bool starts_added[256];     /* by first byte: does any of them begin so? */
+    bool starts_added[256]; /* by first byte: does any of them begin so? */
 } sp_vocabulary;
 
 /* Copies n strings; `types` NULL: all normal. Two tokens with one string are SP_ERR_FORMAT, with `where` in front,

@@ -193,7 +193,7 @@ ADVERSARIAL = [
     "\u180e\u200b\u200c\u200d\ufeff\u2060", "a\u180eb \u180e c", "\x01\x02\x1b[31mred\x1b[0m\x7f\x80\x9f", "\x1c\x1d\x1e\x1f x", "\x85x\x85\x85", "\v\f a\v\fb",
     "<|im_start|>user\nhi<|im_end|>\n", "<|im_start|", "<|im_start|><|im_start|>", "a<|endoftext|>b", "<|endoftext|", "<repo_name>x<reponame>", "<|im_end|>\u0338 x",
     "the <|im_start| > is not <|im_start |>", "Ġ Ċ ĉ Ġhello", "▁hello▁", "\ufffd\ufffd", "\U0010ffff\U000e0001", "def f(x):\n    return x\n\n\n\tif x: y()\n", "a" * 3000, " " * 3000, "\n" * 3000,
-    "ab" * 2000, "-" * 500 + "=" * 500, "!?" * 700, "http://example.com/a?b=c&d=%20#e", "C:\\Users\\x\\n", "{{ '<|im_end|>' }}", "e\u0301" * 50, "𐐷𝔘𝕏", "\u2ebf\U0002ebf0\U00031350\U0001e4d0",
+    "ab" * 2000, "-" * 500 + "=" * 500, "!?" * 700, "http://example.com/a?b=c&d=%20#e", "C:\\Users\\x\\n", "{{ '<|im_end|>' }}", "e\u0301" * 50, "a" + "\u0301\u0327\u0344" * 40, "\u1100\u1161\u11a8\uac00\u11a8", "\u1f82\u0958\u2126\u212b", "𐐷𝔘𝕏", "\u2ebf\U0002ebf0\U00031350\U0001e4d0",
     b"\xff", b"\x80abc", b"a\xc3", b"\xc3(", b"\xe2\x82", b"\xe2(\xa1", b"\xf0\x9f\x98", b"\xf0\x9f\x98a", b"\xed\xa0\x80\xed\xb0\x80", b"\xc0\xaf\xe0\x80\xaf", b"\xf4\x90\x80\x80\xf8\x88\x80\x80\x80",
     b"ok \xe4\xb8\xad\xe4\xb8 end", b"\xfe\xfe\xff\xff", bytes(range(1, 256)), bytes(range(128, 256)) * 3,
 ]
