@@ -24,9 +24,9 @@ struct sp_csv {
     sp_csv_record record;
     sp_csv_field *fields;
     size_t fields_capacity;
-    sp_buffer bytes;    /* the fields' contents, end to end */
-    bool complete;      /* the parser has seen the record's end */
-    sp_status status;   /* of the callbacks, which cannot return one */
+    sp_buffer bytes;  /* the fields' contents, end to end */
+    bool complete;    /* the parser has seen the record's end */
+    sp_status status; /* of the callbacks, which cannot return one */
 };
 
 /* libcsv trims these from fields that are not quoted; a data set's blanks are its own. */
@@ -224,7 +224,10 @@ sp_status sp_csv_open(sp_csv **out, const char *text, size_t n_bytes, char separ
     return SP_OK;
 }
 
-size_t sp_csv_plain_because_of_line(const sp_csv *csv) { return csv->plain_because_of_line; }
+size_t sp_csv_plain_because_of_line(const sp_csv *csv)
+{
+    return csv->plain_because_of_line;
+}
 
 void sp_csv_close(sp_csv *csv)
 {

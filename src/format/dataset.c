@@ -35,13 +35,20 @@ const char *sp_columns_choose(sp_row_kind *kind, const sp_columns *columns, unsi
     *kind = SP_ROW_TEXT;
     if (columns->text_is_mapped && !text) return columns->text;
     if (columns->label_is_mapped && !label) return columns->label;
-    if (text && label) *kind = SP_ROW_LABEL;
-    else if (prompt && completion && !columns->text_is_mapped) *kind = SP_ROW_COMPLETION;
-    else if ((has & SP_HAS_MESSAGES) && !columns->text_is_mapped) *kind = SP_ROW_CHAT;
-    else if (text) *kind = SP_ROW_TEXT;
-    else if (prompt) return "completion";
-    else if (completion) return "prompt";
-    else return columns->text;
+    if (text && label)
+        *kind = SP_ROW_LABEL;
+    else if (prompt && completion && !columns->text_is_mapped)
+        *kind = SP_ROW_COMPLETION;
+    else if ((has & SP_HAS_MESSAGES) && !columns->text_is_mapped)
+        *kind = SP_ROW_CHAT;
+    else if (text)
+        *kind = SP_ROW_TEXT;
+    else if (prompt)
+        return "completion";
+    else if (completion)
+        return "prompt";
+    else
+        return columns->text;
     return NULL;
 }
 
@@ -63,8 +70,7 @@ void sp_dataset_skip(sp_dataset *dataset, size_t line, const char *remedy, const
     va_start(arguments, problem);
     vsnprintf(text, sizeof text, problem, arguments);
     va_end(arguments);
-    if (dataset->n_skipped++ == 0)
-        snprintf(dataset->first_problem, sizeof dataset->first_problem, "line %zu: %.200s", line, text);
+    if (dataset->n_skipped++ == 0) snprintf(dataset->first_problem, sizeof dataset->first_problem, "line %zu: %.200s", line, text);
     if (dataset->n_skipped <= N_NAMED)
         sp_log(dataset->logger, SP_LOG_WARNING, "%s:%zu: %s; row skipped. %s", dataset->path, line, text, remedy);
 }
@@ -84,7 +90,8 @@ static bool is_utf8(const char *bytes, size_t n_bytes)
 static bool cell_is_usable(sp_dataset *dataset, size_t line, const sp_cell *cell)
 {
     if (cell->n_bytes == 0)
-        sp_dataset_skip(dataset, line, sp_columns_remedy(&dataset->columns, cell->column, true), "column \"%s\" is empty", cell->column);
+        sp_dataset_skip(dataset, line, sp_columns_remedy(&dataset->columns, cell->column, true), "column \"%s\" is empty",
+                        cell->column);
     else if (!is_utf8(cell->bytes, cell->n_bytes))
         sp_dataset_skip(dataset, line, "Convert the file to UTF-8.", "column \"%s\" is not valid UTF-8", cell->column);
     else if (memchr(cell->bytes, 0, cell->n_bytes))
@@ -98,8 +105,8 @@ static bool kind_fits(sp_dataset *dataset, size_t line, sp_row_kind kind)
 {
     static const char *const names[] = {"text and label", "prompt and completion", "messages", "text alone"};
     if (!dataset->n_rows || dataset->rows[0].kind == kind) return true;
-    sp_dataset_skip(dataset, line, "Keep one kind of row in a file.", "has %s, where the rows from line %zu on have %s", names[kind],
-                    dataset->rows[0].line, names[dataset->rows[0].kind]);
+    sp_dataset_skip(dataset, line, "Keep one kind of row in a file.", "has %s, where the rows from line %zu on have %s",
+                    names[kind], dataset->rows[0].line, names[dataset->rows[0].kind]);
     return false;
 }
 
@@ -164,8 +171,10 @@ static bool messages_are_usable(sp_dataset *dataset, size_t line, const sp_chat_
             return false;
         }
     }
-    if (!answer) sp_dataset_skip(dataset, line, "Add the answer to be learnt.", "no message is the assistant's");
-    else if (!*answer->content) sp_dataset_skip(dataset, line, "Fill it.", "the last message of the assistant is empty");
+    if (!answer)
+        sp_dataset_skip(dataset, line, "Add the answer to be learnt.", "no message is the assistant's");
+    else if (!*answer->content)
+        sp_dataset_skip(dataset, line, "Fill it.", "the last message of the assistant is empty");
     return answer && *answer->content;
 }
 
@@ -221,8 +230,8 @@ static sp_status read_rows(sp_dataset *dataset, const char *bytes, size_t n_byte
         return sp_dataset_read_json_array(dataset, bytes, n_bytes);
     if (ends_with(path, ".jsonl") || ends_with(path, ".ndjson") || ends_with(path, ".json"))
         return sp_dataset_read_jsonl(dataset, bytes, n_bytes);
-    return sp_fail(SP_ERR_UNSUPPORTED, "%s: the name's ending says nothing of the format; known are .jsonl, .ndjson, .json, .csv, .tsv",
-                   path);
+    return sp_fail(SP_ERR_UNSUPPORTED,
+                   "%s: the name's ending says nothing of the format; known are .jsonl, .ndjson, .json, .csv, .tsv", path);
 }
 
 static sp_status check_rows(const sp_dataset *dataset)
@@ -232,7 +241,8 @@ static sp_status check_rows(const sp_dataset *dataset)
                dataset->n_skipped + dataset->n_rows);
     if (dataset->n_rows) return SP_OK;
     if (!dataset->n_skipped) return sp_fail(SP_ERR_FORMAT, "%s: holds no rows", dataset->path);
-    return sp_fail(SP_ERR_FORMAT, "%s: none of %zu rows can be used; %s", dataset->path, dataset->n_skipped, dataset->first_problem);
+    return sp_fail(SP_ERR_FORMAT, "%s: none of %zu rows can be used; %s", dataset->path, dataset->n_skipped,
+                   dataset->first_problem);
 }
 
 static sp_status load(sp_dataset *dataset)
@@ -245,7 +255,10 @@ static sp_status load(sp_dataset *dataset)
     return st ? st : check_rows(dataset);
 }
 
-static const char *name_or(const char *name, const char *default_name) { return name && *name ? name : default_name; }
+static const char *name_or(const char *name, const char *default_name)
+{
+    return name && *name ? name : default_name;
+}
 
 sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_options *options)
 {
@@ -260,8 +273,10 @@ sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_opti
                                     .label = name_or(o->label_column, "label"),
                                     .text_is_mapped = o->text_column && *o->text_column,
                                     .label_is_mapped = o->label_column && *o->label_column};
-    if (!(dataset->path = strdup(path))) st = sp_fail_no_memory(strlen(path) + 1);
-    else if (!(st = sp_arena_create(&dataset->strings))) st = load(dataset);
+    if (!(dataset->path = strdup(path)))
+        st = sp_fail_no_memory(strlen(path) + 1);
+    else if (!(st = sp_arena_create(&dataset->strings)))
+        st = load(dataset);
     if (st) {
         sp_dataset_free(dataset);
         return st;
@@ -281,14 +296,32 @@ void sp_dataset_free(sp_dataset *dataset)
     free(dataset);
 }
 
-size_t sp_dataset_n_rows(const sp_dataset *dataset) { return dataset->n_rows; }
+size_t sp_dataset_n_rows(const sp_dataset *dataset)
+{
+    return dataset->n_rows;
+}
 
-size_t sp_dataset_n_skipped(const sp_dataset *dataset) { return dataset->n_skipped; }
+size_t sp_dataset_n_skipped(const sp_dataset *dataset)
+{
+    return dataset->n_skipped;
+}
 
-const sp_row *sp_dataset_row(const sp_dataset *dataset, size_t index) { return &dataset->rows[index]; }
+const sp_row *sp_dataset_row(const sp_dataset *dataset, size_t index)
+{
+    return &dataset->rows[index];
+}
 
-const char *sp_dataset_path(const sp_dataset *dataset) { return dataset->path; }
+const char *sp_dataset_path(const sp_dataset *dataset)
+{
+    return dataset->path;
+}
 
-const sp_columns *sp_dataset_columns(const sp_dataset *dataset) { return &dataset->columns; }
+const sp_columns *sp_dataset_columns(const sp_dataset *dataset)
+{
+    return &dataset->columns;
+}
 
-const sp_logger *sp_dataset_logger(const sp_dataset *dataset) { return dataset->logger; }
+const sp_logger *sp_dataset_logger(const sp_dataset *dataset)
+{
+    return dataset->logger;
+}

@@ -32,8 +32,8 @@ static sp_status check_single(const sp_csv_record *header, const char *path, siz
     const sp_csv_field *name = &header->fields[index];
     for (size_t i = index + 1; i < header->n_fields; i++)
         if (header->fields[i].n_bytes == name->n_bytes && !memcmp(header->fields[i].bytes, name->bytes, name->n_bytes))
-            return sp_fail(SP_ERR_FORMAT, "%s:%zu: two columns are called \"%.*s\"; rename one", path, header->line, (int)name->n_bytes,
-                           name->bytes);
+            return sp_fail(SP_ERR_FORMAT, "%s:%zu: two columns are called \"%.*s\"; rename one", path, header->line,
+                           (int)name->n_bytes, name->bytes);
     return SP_OK;
 }
 
@@ -81,7 +81,8 @@ static sp_status add_record(const table *t, const sp_csv_record *record)
         return SP_OK;
     }
     if (record->n_fields != t->n_columns) {
-        sp_dataset_skip(t->dataset, record->line, "Put fields that hold separators, quotes or line ends in quotes, and double the quotes.",
+        sp_dataset_skip(t->dataset, record->line,
+                        "Put fields that hold separators, quotes or line ends in quotes, and double the quotes.",
                         "%zu fields, where the header names %zu columns", record->n_fields, t->n_columns);
         return SP_OK;
     }

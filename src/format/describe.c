@@ -32,11 +32,11 @@ static bool append(json_t *list, json_t *value)
     return json_array_append_new(list, value) == 0;
 }
 
-/* A list is whole or it is none. */
-static json_t *list_or_null(json_t *list, bool ok)
+/* An array or object is whole or it is none. */
+static json_t *whole_or_null(json_t *value, bool ok)
 {
-    if (ok) return list;
-    json_decref(list);
+    if (ok) return value;
+    json_decref(value);
     return NULL;
 }
 
@@ -59,8 +59,9 @@ static json_t *integer_value(const sp_gguf *g, const char *key)
     if (!sp_gguf_get_u32(&value, g, key)) return json_integer(value);
     if (sp_gguf_get_array_n(&n, g, key) || n > MAX_LISTED) return json_null();
     json_t *list = json_array();
-    for (size_t i = 0; i < n && !sp_gguf_get_array_i32(&item, g, key, i); i++) json_array_append_new(list, json_integer(item));
-    return list;
+    bool ok = true;
+    for (size_t i = 0; i < n && !sp_gguf_get_array_i32(&item, g, key, i); i++) ok = ok && append(list, json_integer(item));
+    return whole_or_null(list, ok);
 }
 
 static json_t *real_value(const sp_gguf *g, const char *key)
@@ -85,13 +86,14 @@ static const char *own_key(char buffer[256], const char *architecture, const cha
 static json_t *count_tensor_types(const sp_gguf *g)
 {
     json_t *types = json_object();
+    bool ok = true;
     for (size_t i = 0; i < sp_gguf_n_tensors(g); i++) {
         char name[32];
         snprintf(name, sizeof name, "%s", ggml_type_name(sp_gguf_tensor_at(g, i)->type));
         for (char *c = name; *c; c++) *c = (char)toupper((unsigned char)*c);
-        json_object_set_new(types, name, json_integer(1 + json_integer_value(json_object_get(types, name))));
+        ok = ok && put(types, name, json_integer(1 + json_integer_value(json_object_get(types, name))));
     }
-    return types;
+    return whole_or_null(types, ok);
 }
 
 static uint64_t count_parameters(const sp_gguf *g)
@@ -115,9 +117,7 @@ static json_t *describe_tokenizer(const sp_gguf *g)
               put(t, "eos", integer_value(g, "tokenizer.ggml.eos_token_id")) &&
               put(t, "add_bos", bool_value(g, "tokenizer.ggml.add_bos_token")) &&
               put(t, "chat_template", json_boolean(sp_gguf_has(g, "tokenizer.chat_template")));
-    if (ok) return t;
-    json_decref(t);
-    return NULL;
+    return whole_or_null(t, ok);
 }
 
 /* The sizes whose keys begin with the architecture's name. */
@@ -187,7 +187,7 @@ static json_t *describe_tensor(const sp_st_tensor *t)
     json_t *shape = json_array();
     bool ok = true;
     for (size_t i = 0; i < t->n_dims; i++) ok = ok && append(shape, json_integer((json_int_t)t->shape[i]));
-    if (!(shape = list_or_null(shape, ok))) return NULL;
+    if (!(shape = whole_or_null(shape, ok))) return NULL;
     return json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype", sp_dtype_name(t->type), "shape", shape);
 }
 
@@ -196,7 +196,7 @@ static json_t *list_tensors(const sp_safetensors *f)
     json_t *list = json_array();
     bool ok = true;
     for (size_t i = 0; i < sp_safetensors_n_tensors(f); i++) ok = ok && append(list, describe_tensor(sp_safetensors_at(f, i)));
-    return list_or_null(list, ok);
+    return whole_or_null(list, ok);
 }
 
 static uint64_t tensor_bytes(const sp_safetensors *f)
@@ -274,7 +274,7 @@ sp_status sp_describe(char **json, const char *path)
     json_t *o = json_object();
     sp_status st = o ? SP_OK : sp_json_fail_no_memory();
     if (!st) st = sp_path_is_directory(path) ? describe_adapter(o, path) : describe_file(o, path);
-    if (!st && !(*json = json_dumps(o, JSON_INDENT(2)))) st = sp_json_fail_no_memory();
+    if (!st) st = sp_json_dump(json, o, JSON_INDENT(2));
     json_decref(o);
     return st;
 }

@@ -1,5 +1,9 @@
 /* json.c: jansson behind our own messages. jansson bounds the nesting (2 048 levels), we bound the bytes: a tree takes some tens
- * of times the memory of its text. */
+ * of times the memory of its text.
+ *
+ * When memory runs out jansson 2.14 goes on without the piece of text that it could not store, and its lexer then reads past the
+ * end of a token. So reading first sees that there is memory for the longest token possible, and writing measures the text and
+ * fills a buffer of ours, which takes no memory of jansson's. */
 #include "format/json.h"
 
 #include <inttypes.h>
@@ -24,8 +28,11 @@ sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const c
     *out = NULL;
     if (n_bytes > MAX_JSON_BYTES)
         return sp_fail(SP_ERR_FORMAT, "%s: %zu bytes of JSON, at most %d are read", path, n_bytes, MAX_JSON_BYTES);
+    void *room = malloc(2 * n_bytes + 64); /* a token's buffer doubles as it grows */
+    if (!room) return sp_json_fail_no_memory();
+    free(room);
     json_t *value = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES, &error);
-    if (!value && json_error_code(&error) == json_error_out_of_memory) return sp_json_fail_no_memory();
+    if (!value && error.line < 1) return sp_json_fail_no_memory(); /* jansson found nothing wrong with the text */
     if (!value) return sp_fail(SP_ERR_FORMAT, "%s:%d:%d: bad JSON: %s", path, error.line, error.column, error.text);
     if (!json_is_object(value)) {
         json_decref(value);
@@ -46,11 +53,26 @@ sp_status sp_json_read(json_t **out, const char *path)
     return st;
 }
 
+sp_status sp_json_dump(char **out, const json_t *value, size_t flags)
+{
+    size_t n_bytes = json_dumpb(value, NULL, 0, flags); /* 0: it could not */
+    char *text = *out = n_bytes ? malloc(n_bytes + 1) : NULL;
+    if (!text) return sp_json_fail_no_memory();
+    if (json_dumpb(value, text, n_bytes, flags) != n_bytes) {
+        free(text);
+        *out = NULL;
+        return sp_json_fail_no_memory();
+    }
+    text[n_bytes] = 0;
+    return SP_OK;
+}
+
 sp_status sp_json_write(const json_t *value, const char *path)
 {
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENSURE_ASCII);
-    if (!text) return sp_json_fail_no_memory();
-    sp_status st = sp_write_file_atomic(path, &(sp_bytes){text, strlen(text)}, 1);
+    char *text;
+    sp_status st = sp_json_dump(&text, value, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_ENSURE_ASCII);
+    if (st) return st;
+    st = sp_write_file_atomic(path, &(sp_bytes){text, strlen(text)}, 1);
     free(text);
     return st;
 }

@@ -11,6 +11,9 @@
 sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path);
 sp_status sp_json_read(json_t **out, const char *path);
 
+/* `value` as text with jansson's flags; *out is freed with free. Not json_dumps: that loses text where memory runs out. */
+sp_status sp_json_dump(char **out, const json_t *value, size_t flags);
+
 /* Writes a file atomically (base/file.h), keys sorted, two spaces a level, ASCII: as Python's json.dumps(indent=2, sort_keys=True). */
 sp_status sp_json_write(const json_t *value, const char *path);
 

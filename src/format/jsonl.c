@@ -38,13 +38,19 @@ static json_t *parse_value(size_t *position, json_error_t *error, const char *by
 static const char *type_name(const json_t *value)
 {
     switch (json_typeof(value)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "a list";
-    case JSON_STRING: return "a string";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "a list";
+    case JSON_STRING:
+        return "a string";
     case JSON_TRUE:
-    case JSON_FALSE: return "a boolean";
-    case JSON_NULL: return "null";
-    default: return "a number";
+    case JSON_FALSE:
+        return "a boolean";
+    case JSON_NULL:
+        return "null";
+    default:
+        return "a number";
     }
 }
 
@@ -103,7 +109,8 @@ static sp_status add_chat(reader *r, size_t line, const json_t *row)
     const json_t *list = json_object_get(row, "messages");
     size_t n = json_array_size(list);
     if (!json_is_array(list)) {
-        sp_dataset_skip(r->dataset, line, "Make it a list of {\"role\", \"content\"}.", "column \"messages\" is %s", type_name(list));
+        sp_dataset_skip(r->dataset, line, "Make it a list of {\"role\", \"content\"}.", "column \"messages\" is %s",
+                        type_name(list));
         return SP_OK;
     }
     sp_chat_message *messages = malloc((n ? n : 1) * sizeof *messages); /* n elements stood in memory as JSON: cannot wrap */
@@ -117,7 +124,8 @@ static sp_status add_chat(reader *r, size_t line, const json_t *row)
         if (!messages[i].role || !messages[i].content) break;
     }
     if (i < n)
-        sp_dataset_skip(r->dataset, line, "Give each message both, as strings.", "message %zu has no \"role\" or no \"content\"", i + 1);
+        sp_dataset_skip(r->dataset, line, "Give each message both, as strings.", "message %zu has no \"role\" or no \"content\"",
+                        i + 1);
     else
         st = sp_dataset_add_messages(r->dataset, line, messages, n);
     free(messages);
@@ -136,8 +144,8 @@ static sp_status note_columns(reader *r, unsigned *has, json_t *row)
     r->seen |= *has;
     if (r->saw_object) return SP_OK;
     r->saw_object = true;
-    json_object_foreach(row, key, value)
-        if (!st && r->keys.n_bytes < 512) st = sp_buffer_printf(&r->keys, "%s\"%.64s\"", r->keys.n_bytes ? ", " : "", key);
+    json_object_foreach(row, key, value) if (!st && r->keys.n_bytes < 512) st =
+        sp_buffer_printf(&r->keys, "%s\"%.64s\"", r->keys.n_bytes ? ", " : "", key);
     return st;
 }
 
@@ -236,8 +244,8 @@ static char skip_blanks(cursor *c) /* the character that is there then; 0: the e
 
 static sp_status fail_array(const reader *r, size_t line, const char *problem)
 {
-    return sp_fail(SP_ERR_FORMAT, "%s:%zu: bad JSON: %s; mend the file, or write one object a line", sp_dataset_path(r->dataset), line,
-                   problem);
+    return sp_fail(SP_ERR_FORMAT, "%s:%zu: bad JSON: %s; mend the file, or write one object a line", sp_dataset_path(r->dataset),
+                   line, problem);
 }
 
 static sp_status add_element(reader *r, cursor *c)

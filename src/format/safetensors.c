@@ -308,12 +308,10 @@ sp_status sp_safetensors_write(const char *path, const sp_st_tensor *tensors, si
 {
     static const char spaces[8] = "        "; /* the data begin at a multiple of 8 */
     json_t *header = build_header(tensors, n_tensors, metadata, n_metadata);
-    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
+    char *text = NULL;
     sp_bytes *pieces = malloc((n_tensors + 3) * sizeof *pieces);
-    sp_status st = SP_ERR_MEMORY;
-    if (!text || !pieces) {
-        sp_json_fail_no_memory();
-    } else {
+    sp_status st = header && pieces ? sp_json_dump(&text, header, JSON_COMPACT) : sp_json_fail_no_memory();
+    if (!st) {
         const size_t n_text = strlen(text), n_spaces = (8 - n_text % 8) % 8;
         const uint64_t n_header = n_text + n_spaces;
         pieces[0] = (sp_bytes){&n_header, sizeof n_header};

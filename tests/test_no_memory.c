@@ -1,0 +1,183 @@
+/* test_no_memory.c: every allocation of the file readers and writers fails in turn: the call must return SP_ERR_MEMORY, give back
+ * what it had (the sanitizer build sees leaks), leave whole files, and succeed once nothing fails. jansson's own allocations fail
+ * as well where it writes; not where it parses, which it does not survive (format/json.c). */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <jansson.h>
+
+#include "base/file.h"
+#include "files.h"
+#include "format/gguf.h"
+#include "format/safetensors.h"
+
+/* ---- allocators that fail when told to; the linker puts them in place of libc's (--wrap) ------------------------- */
+
+static size_t n_until_failure = SIZE_MAX; /* allocations that still succeed; exactly one fails, then all succeed again */
+
+static bool jansson_can_fail;
+
+static bool fails_now(void)
+{
+    if (n_until_failure == SIZE_MAX) return false;
+    return n_until_failure-- == 0; /* at 0 it wraps to SIZE_MAX: never again */
+}
+
+void *__real_malloc(size_t n_bytes);
+void *__real_calloc(size_t n_items, size_t item_bytes);
+void *__real_realloc(void *memory, size_t n_bytes);
+char *__real_strdup(const char *text);
+
+void *__wrap_malloc(size_t n_bytes);
+void *__wrap_calloc(size_t n_items, size_t item_bytes);
+void *__wrap_realloc(void *memory, size_t n_bytes);
+char *__wrap_strdup(const char *text);
+
+void *__wrap_malloc(size_t n_bytes)
+{
+    return fails_now() ? NULL : __real_malloc(n_bytes);
+}
+void *__wrap_calloc(size_t n_items, size_t item_bytes)
+{
+    return fails_now() ? NULL : __real_calloc(n_items, item_bytes);
+}
+void *__wrap_realloc(void *memory, size_t n_bytes)
+{
+    return fails_now() ? NULL : __real_realloc(memory, n_bytes);
+}
+char *__wrap_strdup(const char *text)
+{
+    return fails_now() ? NULL : __real_strdup(text);
+}
+
+static void *jansson_malloc(size_t n_bytes)
+{
+    return jansson_can_fail ? __wrap_malloc(n_bytes) : __real_malloc(n_bytes);
+}
+
+/* ---- the calls --------------------------------------------------------------------------------------------------- */
+
+static sp_status open_gguf(const char *path)
+{
+    sp_gguf *g;
+    sp_status st = sp_gguf_open(&g, path);
+    sp_gguf_close(g);
+    return st;
+}
+
+static sp_status open_safetensors(const char *path)
+{
+    sp_safetensors *f;
+    sp_status st = sp_safetensors_open(&f, path);
+    sp_safetensors_close(f);
+    return st;
+}
+
+static sp_status describe(const char *path)
+{
+    char *json;
+    sp_status st = sp_describe(&json, path);
+    sp_free(json);
+    return st;
+}
+
+static sp_status load_prompt(const char *dir)
+{
+    sp_prompt *p;
+    sp_status st = sp_prompt_load(&p, dir);
+    sp_prompt_free(p);
+    return st;
+}
+
+static sp_prompt *prompt_to_save;
+
+static sp_status save_prompt(const char *dir)
+{
+    jansson_can_fail = true;
+    sp_status st = sp_prompt_save(prompt_to_save, dir);
+    jansson_can_fail = false;
+    const size_t n = n_until_failure;
+    n_until_failure = SIZE_MAX;
+    if (load_prompt(dir)) fail_msg("%s", sp_message()); /* failed or not: a whole prompt is there */
+    n_until_failure = n;
+    return st;
+}
+
+static void fail_each_allocation(sp_status (*call)(const char *), const char *path, size_t at_least)
+{
+    size_t n = 0;
+    for (;; n++) {
+        n_until_failure = n;
+        sp_status st = call(path);
+        bool failed = n_until_failure == SIZE_MAX;
+        n_until_failure = SIZE_MAX;
+        if (!failed) {
+            if (st) fail_msg("%s: %s", path, sp_message());
+            break;
+        }
+        if (st != SP_ERR_MEMORY) fail_msg("%s: allocation %zu failed: status %d, message \"%s\"", path, n, st, sp_message());
+    }
+    assert_true(n >= at_least);
+}
+
+static void gguf_files(void **state)
+{
+    (void)state;
+    fail_each_allocation(open_gguf, SP_CORPUS "/gguf/model", 10);
+    jansson_can_fail = true;
+    fail_each_allocation(describe, SP_CORPUS "/gguf/model", 50);
+    jansson_can_fail = false;
+}
+
+static void safetensors_files(void **state)
+{
+    (void)state;
+    fail_each_allocation(open_safetensors, SP_CORPUS "/safetensors/types", 5);
+    fail_each_allocation(describe, SP_CORPUS "/safetensors/types", 5);
+}
+
+/* The seed's three files: configuration, NUL, softprompt.json, NUL, tensors. */
+static char *unpack_adapter(void)
+{
+    char *dir = make_directory(), *bytes;
+    size_t n_bytes;
+    assert_int_equal(sp_read_file(&bytes, &n_bytes, SP_CORPUS "/adapter/ours", 1 << 20), SP_OK);
+    const char *own = bytes + strlen(bytes) + 1, *tensors = own + strlen(own) + 1;
+    const sp_bytes pieces[] = {{bytes, strlen(bytes)}, {own, strlen(own)}, {tensors, (size_t)(bytes + n_bytes - tensors)}};
+    static const char *const names[] = {"adapter_config.json", "softprompt.json", "adapter_model.safetensors"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        char *path = sp_path_join(dir, names[i]);
+        assert_int_equal(sp_write_file_atomic(path, &pieces[i], 1), SP_OK);
+        free(path);
+    }
+    free(bytes);
+    return dir;
+}
+
+static void adapter_directories(void **state)
+{
+    char *dir = unpack_adapter();
+    (void)state;
+    fail_each_allocation(load_prompt, dir, 10);
+    fail_each_allocation(describe, dir, 10);
+    if (sp_prompt_load(&prompt_to_save, dir)) fail_msg("%s", sp_message());
+    fail_each_allocation(save_prompt, dir, 50);
+    assert_int_equal(load_prompt(dir), SP_OK);
+    sp_prompt_free(prompt_to_save);
+    remove_directory(dir); /* fails if a temporary file was left in a place of its own */
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gguf_files),
+        cmocka_unit_test(safetensors_files),
+        cmocka_unit_test(adapter_directories),
+    };
+    json_set_alloc_funcs(jansson_malloc, free);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
