@@ -182,8 +182,6 @@ static void hostile_lengths_and_nesting(void **state)
     sp_buffer_free(&b);
 }
 
-static volatile unsigned sum; /* what is read must be used, or the compiler leaves the reading out */
-
 static bool loads_or_explains(const memory_file *file)
 {
     sp_safetensors *f;

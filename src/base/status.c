@@ -20,7 +20,7 @@ static void make_printable(char *line)
         if (*c < 0x20 || *c == 0x7f) *c = '?';
 }
 
-sp_status sp_fail(sp_status status, const char *format, ...)
+sp_status(sp_fail)(sp_status status, const char *format, ...)
 {
     char line[sizeof message]; /* the arguments may point into `message` */
     va_list arguments;
@@ -32,18 +32,18 @@ sp_status sp_fail(sp_status status, const char *format, ...)
     return status;
 }
 
-sp_status sp_fail_no_memory(size_t n_bytes)
+sp_status(sp_fail_no_memory)(size_t n_bytes)
 {
     return sp_fail(SP_ERR_MEMORY, "out of memory: %zu bytes were wanted; use a smaller batch or model, or free some memory",
                    n_bytes);
 }
 
-sp_status sp_fail_errno(const char *path, const char *action)
+sp_status(sp_fail_errno)(const char *path, const char *action)
 {
     return sp_fail(SP_ERR_IO, "%s: cannot %s: %s", path, action, strerror(errno));
 }
 
-sp_status sp_fail_within(sp_status status, const char *where) { return sp_fail(status, "%s: %s", where, message); }
+sp_status(sp_fail_within)(sp_status status, const char *where) { return sp_fail(status, "%s: %s", where, message); }
 
 void sp_log(const sp_logger *logger, sp_log_level level, const char *format, ...)
 {

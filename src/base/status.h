@@ -17,6 +17,18 @@ sp_status sp_fail_errno(const char *path, const char *action) __attribute__((col
 /* Puts "WHERE: " in front of the present message and returns `status`, for a caller that knows more. */
 sp_status sp_fail_within(sp_status status, const char *where) __attribute__((cold));
 
+/* Compilers and analysers do not see that these return a failure, and warn of results that only a success sets. The macros of
+ * the same names say it: the calls are the same, `status` is evaluated twice. */
+static inline sp_status sp_failed(sp_status returned, sp_status status)
+{
+    (void)returned;
+    return status;
+}
+#define sp_fail(status, ...) sp_failed((sp_fail)(status, __VA_ARGS__), status)
+#define sp_fail_no_memory(n_bytes) sp_failed((sp_fail_no_memory)(n_bytes), SP_ERR_MEMORY)
+#define sp_fail_errno(path, action) sp_failed((sp_fail_errno)(path, action), SP_ERR_IO)
+#define sp_fail_within(status, where) sp_failed((sp_fail_within)(status, where), status)
+
 /* A line to the logger; nothing where logger is NULL. */
 void sp_log(const sp_logger *logger, sp_log_level level, const char *format, ...) __attribute__((format(printf, 3, 4)));
 

@@ -90,7 +90,7 @@ static sp_status take(const uint8_t **bytes, reader *r, size_t n)
 
 static sp_status take_u32(uint32_t *out, reader *r)
 {
-    const uint8_t *bytes = NULL;
+    const uint8_t *bytes;
     sp_status st = take(&bytes, r, sizeof *out);
     if (!st) memcpy(out, bytes, sizeof *out);
     return st;
@@ -98,7 +98,7 @@ static sp_status take_u32(uint32_t *out, reader *r)
 
 static sp_status take_u64(uint64_t *out, reader *r)
 {
-    const uint8_t *bytes = NULL;
+    const uint8_t *bytes;
     sp_status st = take(&bytes, r, sizeof *out);
     if (!st) memcpy(out, bytes, sizeof *out);
     return st;
@@ -106,8 +106,8 @@ static sp_status take_u64(uint64_t *out, reader *r)
 
 static sp_status take_string(sp_name *out, reader *r)
 {
-    uint64_t n_bytes = 0;
-    const uint8_t *bytes = NULL;
+    uint64_t n_bytes;
+    const uint8_t *bytes;
     sp_status st = take_u64(&n_bytes, r);
     if (!st) st = take(&bytes, r, n_bytes);
     if (!st) *out = (sp_name){(const char *)bytes, n_bytes};
@@ -177,7 +177,7 @@ static sp_status read_value(value *v, reader *r)
     if (type == ARRAY) return read_array(v, r);
     *v = (value){.type = type, .n = 1, .bytes = r->gguf->file.bytes + r->at};
     sp_name string;
-    const uint8_t *bytes = NULL;
+    const uint8_t *bytes;
     if (type == STRING) return take_string(&string, r);
     if ((st = take(&bytes, r, value_types[type].n_bytes))) return st;
     if (type == BOOL && *bytes > 1)
@@ -535,7 +535,7 @@ sp_status sp_gguf_get_bool(bool *out, const sp_gguf *g, const char *key)
 static sp_status read_string(sp_gguf_string *out, const sp_gguf *g, const char *key, bool in_array, size_t index)
 {
     const value *v;
-    uint64_t n_bytes = 0;
+    uint64_t n_bytes;
     sp_status st = find_item(&v, g, key, in_array, index);
     if (!st && v->type != STRING) st = fail_type(g, key, v, "a string");
     if (st) return st;

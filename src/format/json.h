@@ -4,6 +4,7 @@
 
 #include <jansson.h>
 
+#include "base/status.h"
 #include "softprompt.h"
 
 /* One JSON object from bytes or from a file (at most 4 MiB). Bad JSON is SP_ERR_FORMAT with line and column; the same key twice
@@ -14,7 +15,8 @@ sp_status sp_json_read(json_t **out, const char *path);
 /* `value` as text with jansson's flags; *out is freed with free. Not json_dumps: that loses text where memory runs out. */
 sp_status sp_json_dump(char **out, const json_t *value, size_t flags);
 
-/* Writes a file atomically (base/file.h), keys sorted, two spaces a level, ASCII: as Python's json.dumps(indent=2, sort_keys=True). */
+/* Writes a file atomically (base/file.h), keys sorted, two spaces a level, ASCII: as Python's json.dumps(indent=2, sort_keys=True).
+ */
 sp_status sp_json_write(const json_t *value, const char *path);
 
 /* Members. An absent or null one leaves *out as it is; one of another type is SP_ERR_FORMAT. Strings belong to `object`. */
@@ -26,6 +28,9 @@ sp_status sp_json_get_object(json_t **out, const json_t *object, const char *key
 json_t *sp_json_text(const char *bytes, size_t n_bytes);
 
 /* jansson does not say how much memory it did not get. */
-sp_status sp_json_fail_no_memory(void);
+static inline sp_status sp_json_fail_no_memory(void)
+{
+    return sp_fail(SP_ERR_MEMORY, "out of memory while JSON was read or written");
+}
 
 #endif
