@@ -9,6 +9,7 @@
 #include "base/status.h"
 #include "generate/sampler.h"
 #include "generate/session.h"
+#include "text/tokenizer.h"
 #include "text/unicode.h"
 
 enum { DEFAULT_MAX_NEW_TOKENS = 256 };
@@ -42,23 +43,6 @@ static sp_status add_token(generator *g, int32_t token, double logprob)
     g->tokens[g->n] = token;
     g->logprobs[g->n++] = (float)logprob;
     return SP_OK;
-}
-
-/* The bytes that a token adds. A SentencePiece tokenizer drops the space of a text's first word, so a token is read behind the
- * one before it. */
-static sp_status add_bytes(generator *g, int32_t token)
-{
-    const sp_tokenizer *tokenizer = sp_model_tokenizer(sp_session_model(g->session));
-    size_t n_before = 0, n_both = 0, n_text = sp_session_n_tokens(g->session);
-    char *before = NULL, *both = NULL;
-    int32_t pair[2] = {n_text ? sp_session_tokens(g->session)[n_text - 1] : token, token};
-    sp_status st = SP_OK;
-    if (n_text) st = sp_detokenize(&before, &n_before, tokenizer, pair, 1, false);
-    if (!st) st = sp_detokenize(&both, &n_both, tokenizer, n_text ? pair : pair + 1, n_text ? 2 : 1, false);
-    if (!st && n_both > n_before) st = sp_buffer_add(&g->raw, both + n_before, n_both - n_before);
-    sp_free(before);
-    sp_free(both);
-    return st;
 }
 
 /* Where the first stop string begins; SIZE_MAX: nowhere. Only what was not shown can hold one. */
@@ -118,6 +102,7 @@ static sp_status show_what_is_final(generator *g)
 /* One token: sampled, and either the end of the text or part of it. */
 static sp_status step(bool *finished, sp_finish *why, generator *g)
 {
+    const sp_tokenizer *tokenizer = sp_model_tokenizer(sp_session_model(g->session));
     const float *logits;
     double logprob;
     sp_status st = sp_session_last_logits(&logits, g->session);
@@ -126,8 +111,8 @@ static sp_status step(bool *finished, sp_finish *why, generator *g)
     if ((st = add_token(g, token, logprob))) return st;
     *finished = true;
     *why = SP_FINISH_END;
-    if (sp_tokenizer_is_end(sp_model_tokenizer(sp_session_model(g->session)), token)) return show(g, g->raw.n_bytes);
-    if ((st = add_bytes(g, token))) return st;
+    if (sp_tokenizer_is_end(tokenizer, token)) return show(g, g->raw.n_bytes);
+    if ((st = sp_tokenizer_add_text(&g->raw, tokenizer, token, false))) return st;
     size_t stop = find_stop(g);
     *why = SP_FINISH_STOP;
     if (stop != SIZE_MAX) return show(g, stop);
