@@ -35,16 +35,22 @@ static bool is_flat(const json_t *value)
     return true;
 }
 
-/* Strings come from files: whatever could steer a terminal is shown as '?'; a chat template of a page is cut. */
+/* Strings come from files: what could steer a terminal is shown as '?', and a chat template of a page is cut. */
 static void print_string(const char *text)
 {
-    size_t n = 0;
+    size_t n = 0, n_bytes = strlen(text);
+    bool quotes = n_bytes == 0 || text[0] == ' ' || text[n_bytes - 1] == ' '; /* spaces at the ends matter in a verbalizer */
+    if (quotes) putchar('"');
     for (; text[n] && n < MAX_LINE; n++) {
         unsigned char c = (unsigned char)text[n];
-        putchar(c == '\n' ? ' ' : c < 0x20 || c == 0x7f ? '?' : c);
+        if (c == '\n')
+            fputs("\\n", stdout);
+        else
+            putchar(c < 0x20 || c == 0x7f ? '?' : c);
     }
     while (((unsigned char)text[n] & 0xC0) == 0x80) putchar(text[n++]); /* not in the middle of a character */
-    if (text[n]) printf("... (%zu bytes)", strlen(text));
+    if (text[n]) printf("... (%zu bytes)", n_bytes);
+    if (quotes) putchar('"');
 }
 
 static void print_flat(const json_t *value)
@@ -94,11 +100,11 @@ static void print_member(const char *name, const json_t *value, int indent, size
     if (json_is_object(value)) print_object(value, indent + INDENT);
     json_array_foreach(value, i, item)
     {
+        if (i) putchar('\n');
         if (json_is_object(item))
             print_object(item, indent + INDENT);
         else
-            printf("%*s", indent + INDENT, ""), print_flat(item);
-        putchar('\n');
+            printf("%*s", indent + INDENT, ""), print_flat(item), putchar('\n');
     }
 }
 

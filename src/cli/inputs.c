@@ -57,15 +57,16 @@ sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags,
     return sp_dataset_load(out, path, &options);
 }
 
-static int split_verbalizer(sp_verbalizer *verbalizers, size_t i, const command *self, char *pair)
+/* pairs[i], "label=text", is cut in two at its first '='; those before it are already. */
+static int split_verbalizer(sp_verbalizer *out, const command *self, char *const *pairs, size_t i)
 {
-    char *equals = strchr(pair, '=');
+    char *pair = pairs[i], *equals = strchr(pair, '=');
     if (!equals || equals == pair || !equals[1])
         return usage_error(self, "--verbalizer: \"%s\" is not LABEL=TEXT, such as 'positive= positive'", pair);
     *equals = '\0';
-    verbalizers[i] = (sp_verbalizer){.label = pair, .text = equals + 1};
+    *out = (sp_verbalizer){.label = pair, .text = equals + 1};
     for (size_t k = 0; k < i; k++)
-        if (strcmp(verbalizers[k].label, pair) == 0) return usage_error(self, "--verbalizer: label \"%s\" is given twice", pair);
+        if (strcmp(pairs[k], pair) == 0) return usage_error(self, "--verbalizer: label \"%s\" is given twice", pair);
     return EXIT_DONE;
 }
 
@@ -81,7 +82,7 @@ int make_task(sp_task *task, sp_verbalizer **verbalizers, const command *self, c
     *verbalizers = calloc(n, sizeof **verbalizers);
     if (!*verbalizers) return report_no_memory();
     for (size_t i = 0; i < n; i++) {
-        int failed = split_verbalizer(*verbalizers, i, self, flags->verbalizers.items[i]);
+        int failed = split_verbalizer(&(*verbalizers)[i], self, flags->verbalizers.items, i);
         if (failed) return failed;
     }
     task->verbalizers = *verbalizers;

@@ -239,9 +239,8 @@ static void collect(option_set *set, const command *self, void *flags)
 
 static option_slot *find_slot(option_set *set, int code)
 {
-    if (code >= FIRST_LONG) return &set->slots[code - FIRST_LONG];
     for (size_t i = 0; i < set->n; i++)
-        if (code > 0 && set->slots[i].row->letter == code) return &set->slots[i];
+        if (code == FIRST_LONG + (int)i || (code > 0 && code == set->slots[i].row->letter)) return &set->slots[i];
     return NULL;
 }
 
@@ -262,7 +261,7 @@ static int fail_getopt(option_set *set, int code, char **argv)
     option_slot *slot = find_slot(set, optopt);
     const char *given = argv[optind - 1];
     char letter[3] = {'-', (char)optopt, '\0'};
-    if (code == ':') return usage_error(set->self, "--%s needs a value: %s", slot->row->name, slot->row->argument);
+    if (slot && code == ':') return usage_error(set->self, "--%s needs a value: %s", slot->row->name, slot->row->argument);
     if (slot) return usage_error(set->self, "--%s takes no value", slot->row->name);
     return fail_unknown(set, optopt ? letter : given);
 }

@@ -131,6 +131,7 @@ static int encode_text(int32_t **tokens, size_t *n, const run_job *job, const ch
     char *cut;
     int code = cut_text(&cut, job, text);
     *tokens = NULL;
+    *n = 0;
     if (code) return code;
     char *wrapped = wrap_text(job->task, cut ? cut : text);
     sp_free(cut);
