@@ -127,6 +127,36 @@ static void test_packed_is_the_mean_of_singles(void **state)
     sp_prompt_free(prompt);
 }
 
+/* More rows than one pass takes: the sum over passes is the same. */
+static void test_several_passes(void **state)
+{
+    (void)state;
+    enum { N_LONG = 40, LENGTH = 150, KEPT = 20 };
+    static int32_t tokens[N_LONG][LENGTH];
+    sp_example examples[N_LONG];
+    sp_prompt *prompt = make_prompt(SP_SINK_NONE);
+    size_t n = N_VIRTUAL * sp_model_d_model(model);
+    float *packed = malloc(n * sizeof(float)), *single = malloc(n * sizeof(float)), *mean = calloc(n, sizeof(float));
+    double loss, own, sum = 0;
+    for (int i = 0; i < N_LONG; i++) {
+        for (int k = 0; k < LENGTH; k++) tokens[i][k] = k < KEPT ? k : (i * 31 + k * 17) % 250;
+        examples[i] = (sp_example){tokens[i], LENGTH, (size_t)(1 + i % 3)};
+    }
+    assert_int_equal(sp_loss(&loss, packed, model, prompt, examples, N_LONG), SP_OK);
+    for (size_t i = 0; i < N_LONG; i++) {
+        assert_int_equal(sp_loss(&own, single, model, prompt, &examples[i], 1), SP_OK);
+        sum += own / N_LONG;
+        for (size_t k = 0; k < n; k++) mean[k] += single[k] / N_LONG;
+    }
+    assert_true(fabs(loss - sum) <= 1e-5 * fabs(sum));
+    for (size_t k = 0; k < n; k++) mean[k] -= packed[k];
+    assert_true(norm(mean, n) <= 1e-5 * norm(packed, n));
+    free(packed);
+    free(single);
+    free(mean);
+    sp_prompt_free(prompt);
+}
+
 /* Along the gradient the loss changes by |g|^2 a unit: central differences over the whole prompt at once. */
 static void test_gradient_against_differences(void **state)
 {
@@ -241,6 +271,18 @@ static void assert_same_run(const char *one, const char *other)
     assert_same_log(one, other);
 }
 
+/* What the report says of the adapter is what the adapter that was written does. */
+static void check_adapter(const sp_train_report *report, const char *name)
+{
+    sp_prompt *prompt;
+    sp_evaluation evaluation;
+    assert_int_equal(sp_prompt_load(&prompt, in_directory(name)), SP_OK);
+    assert_int_equal(sp_evaluate(&evaluation, model, prompt, NULL, eval_rows, NULL, NULL), SP_OK);
+    assert_true(fabs(evaluation.loss - report->evaluation.loss) <= 1e-5 * evaluation.loss);
+    assert_true(evaluation.accuracy == report->evaluation.accuracy);
+    sp_prompt_free(prompt);
+}
+
 /* The run that all others are compared with. */
 static void test_straight_run(void **state)
 {
@@ -253,6 +295,7 @@ static void test_straight_run(void **state)
     assert_true(report.rows == STEPS * 4 && report.has_evaluation && report.evaluation.n == 3);
     assert_true(report.best_step == 3 || report.best_step == 6 || report.best_step == 7);
     assert_true(report.last_loss < report.first_loss);
+    check_adapter(&report, "straight");
     assert_int_equal(train_in(&again, "straight", &options, NULL), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "resume"));
     assert_int_equal(stat(in_directory("straight/checkpoints/step-00000007.safetensors"), &before), 0);
@@ -393,6 +436,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_packed_is_the_mean_of_singles),
+        cmocka_unit_test(test_several_passes),
         cmocka_unit_test(test_gradient_against_differences),
         cmocka_unit_test(test_frozen_rows_and_errors),
         cmocka_unit_test(test_straight_run),

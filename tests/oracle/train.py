@@ -4,7 +4,8 @@ that comes out, on SmolLM2-135M.
     python tests/oracle/train.py
 
 The program runs twice a case: one step with a rate of zero (the first of a warm-up) writes the initial prompt, from which torch
-starts as well. A batch holds every row, so that the order of rows is no matter.
+starts as well. A batch holds every row, so that the order of rows is no matter. The learning rate is a tenth of the default: at 0.02
+differences in the last digits grow some five times a step, and after eight of them show nothing but that.
 """
 
 import json
@@ -22,7 +23,7 @@ import hf_model
 
 PROGRAM = os.environ.get("SOFTPROMPT_PROGRAM") or os.path.join(
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "build", "softprompt")
-TEMPLATE, STEPS, WARMUP, RATE, CLIP = "Review: {text}\nSentiment:", 8, 2, 0.02, 1.0
+TEMPLATE, STEPS, WARMUP, RATE, CLIP = "Review: {text}\nSentiment:", 6, 2, 0.002, 1.0
 ROWS = [("a warm and funny film", "positive"), ("dull from its first minute", "negative"), ("the cast is a delight", "positive"),
         ("I wanted my money back", "negative"), ("wasted", "mixed")]
 ANSWERS = {"positive": " positive", "negative": " negative", "mixed": " neither good nor bad"}
