@@ -225,7 +225,6 @@ static void test_state_round_trip(void **state)
 {
     (void)state;
     sp_train_state a = {.step = 120,
-                        .evaluated_step = 100,
                         .best_step = 50,
                         .n_without_gain = 2,
                         .first_loss = 0.1 + 0.2,

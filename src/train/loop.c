@@ -92,7 +92,7 @@ static sp_status take_step(sp_trainer *t)
 static bool evaluation_is_due(const sp_trainer *t)
 {
     const sp_train_state *s = &t->state;
-    if (!t->eval_rows || s->step == 0 || s->evaluated_step == s->step) return false;
+    if (!t->eval_rows || s->step == 0 || t->evaluated_step == s->step) return false;
     return s->step == t->options.steps || (t->options.eval_every && s->step % t->options.eval_every == 0);
 }
 
@@ -117,7 +117,7 @@ static sp_status evaluate(sp_trainer *t)
     sp_status st = sp_evaluate_encoded(&evaluation, t->scorer, &inputs, t->hooks);
     if (!st) st = log_evaluation(t, &evaluation);
     if (st) return st;
-    s->evaluated_step = s->step;
+    t->evaluated_step = s->step;
     if (s->best_step == 0 || sp_evaluation_is_better(&evaluation, &s->best)) {
         s->best = evaluation;
         s->best_step = s->step;

@@ -25,7 +25,6 @@ typedef struct member {
 
 static const member MEMBERS[] = {
     MEMBER(COUNT, step),
-    MEMBER(COUNT, evaluated_step),
     MEMBER(COUNT, best_step),
     MEMBER(COUNT, n_without_gain),
     MEMBER(NUMBER, first_loss),

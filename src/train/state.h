@@ -1,4 +1,5 @@
-/* state.h: where a run stands: everything but the matrices that a checkpoint must carry. */
+/* state.h: where a run stands: everything but the matrices that a checkpoint must carry.
+ * It is written behind a step and before that step's evaluation. */
 #ifndef SP_TRAIN_STATE_H
 #define SP_TRAIN_STATE_H
 
@@ -6,7 +7,6 @@
 
 typedef struct sp_train_state {
     uint64_t step;           /* done */
-    uint64_t evaluated_step; /* the last one whose evaluation is done; 0: none */
     uint64_t best_step;      /* of the best evaluation; 0: none */
     uint64_t n_without_gain; /* evaluations since */
     double first_loss, last_loss;

@@ -28,6 +28,7 @@ typedef struct sp_trainer {
     sp_train_state state;
     char owner[SP_SETTINGS_HASH_BYTES];     /* of this run's checkpoints */
     uint64_t saved_step, before_saved_step; /* the two newest good checkpoints; 0: none */
+    uint64_t evaluated_step;                /* the last one whose evaluation this call has done */
     sp_run_log *log;
     sp_events *events;
 
