@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "model/internal.h"
 #include "tensor/kernels.h"
+#include "tensor/matmul.h"
 
 enum { LOGIT_ROWS_AT_ONCE = 32 };
 
@@ -135,6 +136,7 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
     if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row > 0))
         return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and start at row 0 where backward is to follow");
     omp_set_num_threads(engine->model->n_threads);
+    sp_linear_shield_workers();
     sp_arena_reset(engine->arena, (sp_arena_mark){0});
     engine->tree = pass->tree;
     engine->first_row = pass->first_row;

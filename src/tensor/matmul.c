@@ -1,10 +1,15 @@
 /* matmul.c: linear layers as calls of dnnl_sgemm (row-major), but for single rows.
  *
  * oneDNN 2.6 gives a product with one row to a path that sums straight down: the gradient of a prompt lost two digits there
- * (1.3e-4 against f64, where any other path has 1e-5). One row only reads the matrix once anyway, so plain kernels do. */
+ * (1.3e-4 against f64, where any other path has 1e-5). One row only reads the matrix once anyway, so plain kernels do.
+ *
+ * Its code for AVX-512 does not survive a signal: a handler that runs in the middle of a product, however short, leaves a wrong
+ * result or a broken heap (tests/test_signals.c is the proof). So signals wait until a product is done. */
 #include "tensor/matmul.h"
 
+#include <omp.h>
 #include <oneapi/dnnl/dnnl.h>
+#include <signal.h>
 
 #include "base/status.h"
 #include "tensor/kernels.h"
@@ -32,12 +37,35 @@ static void row_backward(float *dx, const float *dy, const float *w, size_t n_ou
     }
 }
 
+/* All but those that a thread raises itself, by a fault. */
+static void block_signals(sigset_t *before)
+{
+    static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT};
+    sigset_t waiting;
+    sigfillset(&waiting);
+    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&waiting, faults[i]);
+    pthread_sigmask(SIG_BLOCK, &waiting, before);
+}
+
+void sp_linear_shield_workers(void)
+{
+    static _Thread_local bool shielded;
+#pragma omp parallel
+    if (omp_get_thread_num() > 0 && !shielded) {
+        block_signals(NULL);
+        shielded = true;
+    }
+}
+
 static sp_status product(char transpose_w, float *y, size_t ldy, const float *x, size_t ldx, const float *w, size_t ldw, size_t n,
                          size_t n_columns, size_t n_inner, bool accumulate)
 {
     if (n == 0 || n_columns == 0) return SP_OK;
+    sigset_t before;
+    block_signals(&before);
     dnnl_status_t status = dnnl_sgemm('N', transpose_w, (dnnl_dim_t)n, (dnnl_dim_t)n_columns, (dnnl_dim_t)n_inner, 1, x,
                                       (dnnl_dim_t)ldx, w, (dnnl_dim_t)ldw, accumulate ? 1.0f : 0.0f, y, (dnnl_dim_t)ldy);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (status == dnnl_success) return SP_OK;
     if (status == dnnl_out_of_memory) return sp_fail_no_memory(n * n_columns * sizeof *y);
     return sp_fail(SP_ERR_UNSUPPORTED, "oneDNN refused a matrix product of %zu x %zu x %zu (status %d)", n, n_columns, n_inner,
