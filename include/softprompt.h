@@ -382,8 +382,9 @@ typedef struct sp_train_report {
 } sp_train_report;
 
 /* Trains a soft prompt on `train`, keeps the best by `eval` (may be NULL), writes the adapter and its run into `dir`:
- *   adapter_config.json, adapter_model.safetensors, softprompt.json, settings.json, log.jsonl, events.out.tfevents.*,
- *   checkpoints/. Interrupted at any moment, the same call with resume gives the same bytes (same machine and threads).
+ *   adapter_config.json, adapter_model.safetensors, softprompt.json, settings.json, log.jsonl, evaluations.jsonl (with `eval`),
+ *   events.out.tfevents.*, checkpoints/. Interrupted at any moment, the same call with resume gives the same bytes (same machine
+ *   and threads). IO: another process trains into `dir`.
  * ARGUMENT: `dir` holds another run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
 SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
                           const sp_train_options *options, const sp_hooks *hooks);

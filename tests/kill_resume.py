@@ -49,8 +49,9 @@ def program_command(program, directory):
 
 
 def log_rows(directory):
-    """The rows of log.jsonl, but for what a clock says."""
-    rows = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+    """The rows of the logs, but for what a clock says."""
+    paths = [path for path in (directory / "log.jsonl", directory / "evaluations.jsonl") if path.exists()]
+    rows = [json.loads(line) for path in paths for line in path.read_text().splitlines()]
     return [{key: value for key, value in row.items() if not key.endswith("seconds")} for row in rows]
 
 

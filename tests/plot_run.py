@@ -15,7 +15,9 @@ UNDEFINED = {**STEPS[0], "step": 41, "loss": None}
 
 def plot(directory, rows, *out):
     directory.mkdir(exist_ok=True)
-    (directory / "log.jsonl").write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    for name, of_evaluations in (("log.jsonl", False), ("evaluations.jsonl", True)):
+        lines = [row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows if ("eval_loss" in row) == of_evaluations]
+        (directory / name).write_text("".join(lines))
     return subprocess.run([sys.argv[1], directory, *out], capture_output=True, text=True, check=False)
 
 

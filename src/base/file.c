@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -166,4 +167,19 @@ char *sp_path_join(const char *dir, const char *name)
     if (!path) sp_fail_no_memory(n);
     else snprintf(path, n, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
     return path;
+}
+
+sp_status sp_lock_directory(int *lock, const char *path)
+{
+    *lock = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (*lock < 0) return sp_fail_errno(path, "open");
+    if (flock(*lock, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return SP_OK; /* a file system without locks is no obstacle */
+    close(*lock);
+    *lock = -1;
+    return sp_fail(SP_ERR_IO, "%s: another process is working in it; wait for it, or choose another directory", path);
+}
+
+void sp_unlock(int lock)
+{
+    if (lock >= 0) close(lock);
 }

@@ -33,44 +33,22 @@ static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, s
     return st;
 }
 
-/* Gradients of one layer's queries, keys and values. */
-typedef struct projection_gradients {
-    float *dq;
-    size_t lddq;
-    float *dkv; /* (n, kv_dim) of keys, then of values, in one row */
-    size_t lddkv;
-} projection_gradients;
-
-static sp_status allocate_gradients(projection_gradients *out, sp_engine *engine, size_t layer)
-{
-    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model), n = engine->n;
-    if (!sp_is_last_layer(engine, layer)) { /* side by side, as one product with the fused weights wants them */
-        float *dqkv = sp_arena_alloc(engine->arena, n * (q_dim + kv_width), sizeof(float));
-        *out = (projection_gradients){dqkv, q_dim + kv_width, dqkv + q_dim, q_dim + kv_width};
-        return dqkv ? SP_OK : SP_ERR_MEMORY;
-    }
-    float *dq = sp_arena_alloc(engine->arena, engine->read_plan.n_queries * q_dim, sizeof(float));
-    float *dkv = sp_arena_alloc(engine->arena, n * kv_width, sizeof(float));
-    *out = (projection_gradients){dq, q_dim, dkv, kv_width};
-    return dq && dkv ? SP_OK : SP_ERR_MEMORY;
-}
-
-static void turn_back(projection_gradients *g, const sp_engine *engine, const sp_attention_plan *plan)
+static void turn_back(sp_projections *g, const sp_engine *engine, const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
         for (size_t i = 0; i < plan->n_queries; i++)
-            sp_rope_turn(g->dq + i * g->lddq, m->rope, engine->positions[plan->query_rows[i]], m->n_head, m->d_head, -1);
+            sp_rope_turn(g->q + i * g->ldq, m->rope, engine->positions[plan->query_rows[i]], m->n_head, m->d_head, -1);
 #pragma omp for schedule(static)
         for (size_t r = 0; r < engine->n; r++)
-            sp_rope_turn(g->dkv + r * g->lddkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
+            sp_rope_turn(g->kv + r * g->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
     }
 }
 
 /* From dx of x_mid to the gradients of queries, keys and values before RoPE. */
-static sp_status attention_backward(projection_gradients *g, const float *dx, const sp_layer_state *state, sp_engine *engine,
+static sp_status attention_backward(sp_projections *g, const float *dx, const sp_layer_state *state, sp_engine *engine,
                                     size_t layer, const sp_layer_weights *w)
 {
     const sp_model *m = engine->model;
@@ -78,25 +56,25 @@ static sp_status attention_backward(projection_gradients *g, const float *dx, co
     size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
     float *dattended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
     if (!dattended) return SP_ERR_MEMORY;
-    sp_status st = allocate_gradients(g, engine, layer);
+    sp_status st = sp_projections_allocate(g, engine, layer);
     if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, w->out, plan->n_queries, d, q_dim, false);
     if (st) return st;
     const sp_keys keys = {engine->kt[layer], engine->ld, engine->v[layer]};
     const sp_attention_shape shape = sp_model_attention_shape(m);
-    st = sp_attention_backward(g->dq, g->lddq, g->dkv, g->dkv + kv_dim, g->lddkv, dattended, state->attended, state->lse, state->q,
+    st = sp_attention_backward(g->q, g->ldq, g->kv, g->kv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
                                state->ldq, plan, &keys, &shape, engine->arena);
     if (!st) turn_back(g, engine, plan);
     return st;
 }
 
 /* dx_in (n_needed, d) = gradient of the layer's input, for its first n_needed rows, where every row was a query. */
-static sp_status input_gradient_all(float *dx_in, const float *dx, const projection_gradients *g, const sp_layer_state *state,
+static sp_status input_gradient_all(float *dx_in, const float *dx, const sp_projections *g, const sp_layer_state *state,
                                     sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
 {
     size_t d = engine->model->d_model;
     float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
     if (!dnormed) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dnormed, d, g->dq, g->lddq, w->qkv, n_needed, g->lddq, d, false);
+    sp_status st = sp_linear_backward(dnormed, d, g->q, g->ldq, w->qkv, n_needed, g->ldq, d, false);
     if (st) return st;
     memcpy(dx_in, dx, n_needed * d * sizeof *dx);
     normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
@@ -104,7 +82,7 @@ static sp_status input_gradient_all(float *dx_in, const float *dx, const project
 }
 
 /* The same where only the rows that are read were queries: keys and values of all rows, the rest of those rows. */
-static sp_status input_gradient_read(float *dx_in, const float *dx, const projection_gradients *g, const sp_layer_state *state,
+static sp_status input_gradient_read(float *dx_in, const float *dx, const sp_projections *g, const sp_layer_state *state,
                                      sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
 {
     const sp_model *m = engine->model;
@@ -113,8 +91,8 @@ static sp_status input_gradient_read(float *dx_in, const float *dx, const projec
     float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
     float *dread = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     if (!dnormed || !dread) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dnormed, d, g->dkv, g->lddkv, w->qkv + q_dim * d, n_needed, g->lddkv, d, false);
-    if (!st) st = sp_linear_backward(dread, d, g->dq, g->lddq, w->qkv, plan->n_queries, q_dim, d, false);
+    sp_status st = sp_linear_backward(dnormed, d, g->kv, g->ldkv, w->qkv + q_dim * d, n_needed, g->ldkv, d, false);
+    if (!st) st = sp_linear_backward(dread, d, g->q, g->ldq, w->qkv, plan->n_queries, q_dim, d, false);
     if (st) return st;
     memset(dx_in, 0, n_needed * d * sizeof *dx_in);
     for (size_t i = 0; i < plan->n_queries && plan->query_rows[i] < n_needed; i++) {
@@ -132,7 +110,7 @@ static sp_status layer_backward(float *dx_in, float *dx, sp_engine *engine, size
     size_t n_needed = layer == 0 ? engine->n_prompt : engine->n; /* embeddings of tokens are frozen */
     sp_layer_weights weights;
     sp_weights_get_layer(&weights, engine->model, layer);
-    projection_gradients g;
+    sp_projections g;
     sp_status st = feed_forward_backward(dx, state, engine, &weights, sp_layer_plan(engine, layer)->n_queries);
     if (!st) st = attention_backward(&g, dx, state, engine, layer, &weights);
     if (st) return st;

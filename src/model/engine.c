@@ -130,13 +130,25 @@ static size_t count_prompt_rows(const sp_engine *engine)
     return n;
 }
 
-sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
+/* The model's number of threads for as long as a call lasts: an outside program's own parallel loops keep theirs. */
+static int enter(const sp_engine *engine)
+{
+    int n_callers = omp_get_max_threads();
+    omp_set_num_threads(engine->model->n_threads);
+    return n_callers;
+}
+
+static sp_status leave(int n_callers, sp_status st)
+{
+    omp_set_num_threads(n_callers);
+    return st;
+}
+
+static sp_status forward(sp_engine *engine, const sp_pass *pass)
 {
     sp_status st;
     if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row > 0))
         return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and start at row 0 where backward is to follow");
-    omp_set_num_threads(engine->model->n_threads);
-    sp_linear_shield_workers();
     sp_arena_reset(engine->arena, (sp_arena_mark){0});
     engine->tree = pass->tree;
     engine->first_row = pass->first_row;
@@ -148,11 +160,20 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
     return sp_forward_layers(engine, pass);
 }
 
+sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
+{
+    int n_callers = enter(engine);
+    sp_linear_shield_workers();
+    return leave(n_callers, forward(engine, pass));
+}
+
 /* ---- logits and losses ---- */
 
 sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
 {
-    return sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena);
+    int n_callers = enter(engine);
+    return leave(n_callers,
+                 sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena));
 }
 
 /* ln sum exp of each row of logits. */
@@ -201,7 +222,7 @@ static sp_status check_targets(const sp_engine *engine, const sp_target *targets
     return SP_OK;
 }
 
-sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient)
+static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient)
 {
     const sp_model *m = engine->model;
     size_t n_read = engine->read_plan.n_queries;
@@ -223,11 +244,18 @@ sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_targe
     return st;
 }
 
+sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient)
+{
+    int n_callers = enter(engine);
+    return leave(n_callers, cross_entropy(nll, engine, targets, n_targets, with_gradient));
+}
+
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine)
 {
     if (!engine->layers || !engine->dnormed)
         return sp_fail(SP_ERR_ARGUMENT, "backward needs a forward pass that was kept and a cross-entropy with gradient");
-    sp_status st = sp_backward_layers(d_prompt, engine);
+    int n_callers = enter(engine);
+    sp_status st = leave(n_callers, sp_backward_layers(d_prompt, engine));
     engine->layers = NULL; /* gate_up was overwritten: once for each forward */
     return st;
 }

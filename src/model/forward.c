@@ -23,41 +23,41 @@ static void gather_queries(float *out, const float *x, const sp_engine *engine, 
         memcpy(out + i * d, x + (plan->query_rows[i] - engine->first_row) * d, d * sizeof *x);
 }
 
-/* Queries, keys and values of one layer before RoPE, wherever they stand. */
-typedef struct projections {
-    float *q;
-    size_t ldq;
-    float *kv; /* (n, kv_dim) keys, then values, in one row */
-    size_t ldkv;
-} projections;
-
-static sp_status project_all(projections *out, sp_engine *engine, const sp_layer_weights *w, const float *normed)
+sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer)
 {
-    const sp_model *m = engine->model;
-    size_t q_dim = sp_model_q_dim(m), width = q_dim + 2 * sp_model_kv_dim(m);
-    float *qkv = sp_arena_alloc(engine->arena, engine->n * width, sizeof(float));
-    if (!qkv) return SP_ERR_MEMORY;
-    *out = (projections){qkv, width, qkv + q_dim, width};
-    return sp_linear(qkv, width, normed, m->d_model, w->qkv, engine->n, width, m->d_model, false);
+    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model), n = engine->n;
+    size_t n_queries = sp_layer_plan(engine, layer)->n_queries;
+    if (!sp_is_last_layer(engine, layer)) {
+        float *qkv = sp_arena_alloc(engine->arena, n * (q_dim + kv_width), sizeof(float));
+        *out = (sp_projections){qkv, q_dim + kv_width, qkv + q_dim, q_dim + kv_width};
+        return qkv ? SP_OK : SP_ERR_MEMORY;
+    }
+    float *q = sp_arena_alloc(engine->arena, n_queries * q_dim, sizeof(float));
+    float *kv = sp_arena_alloc(engine->arena, n * kv_width, sizeof(float));
+    *out = (sp_projections){q, q_dim, kv, kv_width};
+    return q && kv ? SP_OK : SP_ERR_MEMORY;
 }
 
-static sp_status project_read(projections *out, sp_engine *engine, const sp_layer_weights *w, const float *normed,
+static sp_status project_all(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed)
+{
+    size_t d = engine->model->d_model;
+    return sp_linear(p->q, p->ldq, normed, d, w->qkv, engine->n, p->ldq, d, false);
+}
+
+static sp_status project_read(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed,
                               const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
-    size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_width = 2 * sp_model_kv_dim(m);
-    float *q = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
-    float *kv = sp_arena_alloc(engine->arena, engine->n * kv_width, sizeof(float));
+    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
     float *read = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
-    if (!q || !kv || !read) return SP_ERR_MEMORY;
-    *out = (projections){q, q_dim, kv, kv_width};
+    if (!read) return SP_ERR_MEMORY;
     gather_queries(read, normed, engine, plan, d);
-    sp_status st = sp_linear(q, q_dim, read, d, w->qkv, plan->n_queries, q_dim, d, false);
-    return st ? st : sp_linear(kv, kv_width, normed, d, w->qkv + q_dim * d, engine->n, kv_width, d, false);
+    sp_status st = sp_linear(p->q, p->ldq, read, d, w->qkv, plan->n_queries, q_dim, d, false);
+    return st ? st : sp_linear(p->kv, p->ldkv, normed, d, w->qkv + q_dim * d, engine->n, p->ldkv, d, false);
 }
 
 /* Turns queries and keys by their positions, and puts keys and values where attention reads them. */
-static void turn_and_store(sp_engine *engine, size_t layer, const projections *p, const sp_attention_plan *plan)
+static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections *p, const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
     size_t kv_dim = sp_model_kv_dim(m);
@@ -92,6 +92,20 @@ static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, 
     return sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
 }
 
+/* Queries, keys and values of norm(x). */
+static sp_status project(sp_projections *p, float *rrms, const float *x, sp_engine *engine, size_t layer, const sp_layer_weights *w,
+                         const sp_attention_plan *plan)
+{
+    const sp_model *m = engine->model;
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    float *normed = sp_arena_alloc(engine->arena, engine->n * m->d_model, sizeof(float));
+    if (!normed) return SP_ERR_MEMORY;
+    normalise(normed, rrms, x, w->attn_norm, m->norm_eps, engine->n, m->d_model);
+    sp_status st = sp_is_last_layer(engine, layer) ? project_read(p, engine, w, normed, plan) : project_all(p, engine, w, normed);
+    sp_arena_reset(engine->arena, mark);
+    return st;
+}
+
 /* x_mid = x + attention(norm(x)), for the plan's queries. */
 static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_t layer, const sp_layer_weights *w,
                                  const sp_attention_plan *plan)
@@ -99,12 +113,10 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     const sp_model *m = engine->model;
     size_t d = m->d_model, q_dim = sp_model_q_dim(m);
     float *rrms = sp_arena_alloc(engine->arena, engine->n, sizeof(float));
-    float *normed = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
     float *x_mid = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
-    if (!rrms || !normed || !x_mid) return SP_ERR_MEMORY;
-    normalise(normed, rrms, state->x, w->attn_norm, m->norm_eps, engine->n, d);
-    projections p;
-    sp_status st = sp_is_last_layer(engine, layer) ? project_read(&p, engine, w, normed, plan) : project_all(&p, engine, w, normed);
+    sp_projections p;
+    sp_status st = rrms && x_mid ? sp_projections_allocate(&p, engine, layer) : SP_ERR_MEMORY;
+    if (!st) st = project(&p, rrms, state->x, engine, layer, w, plan);
     if (st) return st;
     turn_and_store(engine, layer, &p, plan);
     state->rrms = rrms;

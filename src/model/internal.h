@@ -107,6 +107,18 @@ struct sp_engine {
     float *dnormed;           /* (n_read, d_model): where backward starts; NULL before cross_entropy */
 };
 
+/* One layer's queries, keys and values, or their gradients. */
+typedef struct sp_projections {
+    float *q; /* (n_queries, q_dim), rows ldq apart */
+    size_t ldq;
+    float *kv; /* (n, 2 kv_dim): keys, then values, in one row; rows ldkv apart */
+    size_t ldkv;
+} sp_projections;
+
+/* Side by side in one matrix, as one product with the fused weights gives them; in the last layer, where only the rows that are
+ * read are queries, in two. Both are the arena's. */
+sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer);
+
 /* Both leave the message set when they fail. */
 sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass);
 sp_status sp_backward_layers(float *d_prompt, sp_engine *engine);

@@ -99,7 +99,7 @@ static bool evaluation_is_due(const sp_trainer *t)
 static sp_status log_evaluation(sp_trainer *t, const sp_evaluation *evaluation)
 {
     double now = (double)time(NULL);
-    sp_status st = sp_run_log_add_evaluation(t->log, t->state.step, evaluation);
+    sp_status st = sp_run_log_add_evaluation(t->evaluations, t->state.step, evaluation);
     if (!st) st = sp_events_scalar(t->events, "eval/loss", t->state.step, evaluation->loss, now);
     if (!st && evaluation->has_accuracy)
         st = sp_events_scalar(t->events, "eval/accuracy", t->state.step, evaluation->accuracy, now);
@@ -154,7 +154,7 @@ static sp_status save_and_stop(sp_trainer *t)
 {
     sp_status st = t->state.step == t->saved_step ? SP_OK : sp_trainer_save(t);
     return st ? st
-              : sp_fail(SP_ERR_STOPPED, "%s: stopped after step %zu of %zu, which is saved; go on with resume", t->dir,
+              : sp_fail(SP_ERR_STOPPED, "%s: stopped after step %zu of %zu, which is saved; go on with --resume", t->dir,
                         (size_t)t->state.step, t->options.steps);
 }
 

@@ -15,7 +15,8 @@
 #include "train/settings.h"
 
 static const char SETTINGS[] = "settings.json", EVENTS[] = "events.out.tfevents.", TEMPORARY[] = ".tmp.";
-static const char *const RUN_FILES[] = {"settings.json", "log.jsonl", "adapter_config.json", "adapter_model.safetensors",
+static const char *const RUN_FILES[] = {"settings.json",      "log.jsonl",                 "evaluations.jsonl",
+                                        "adapter_config.json", "adapter_model.safetensors",
                                         "softprompt.json"};
 enum { N_RUN_FILES = sizeof RUN_FILES / sizeof *RUN_FILES };
 
@@ -72,7 +73,7 @@ static sp_status resume_run(const char *path, const json_t *settings, const sp_l
 {
     json_t *saved;
     sp_status st = sp_json_read(&saved, path);
-    if (st) return sp_fail(st, "%s; begin again with overwrite", sp_message());
+    if (st) return sp_fail(st, "%s; begin again with --overwrite", sp_message());
     st = sp_settings_compare(saved, settings, path, logger);
     json_decref(saved);
     return st;
@@ -85,11 +86,11 @@ static sp_status open_with_path(bool *resumed, const char *dir, const char *path
     *resumed = found && resume && sp_path_exists(path);
     if (found && !resume)
         return sp_fail(SP_ERR_ARGUMENT,
-                       "%s: holds another run (%s); use resume to go on with it, overwrite to replace it, or "
+                       "%s: holds another run (%s); use --resume to go on with it, --overwrite to replace it, or "
                        "another directory",
                        dir, found);
     if (found && !*resumed)
-        return sp_fail(SP_ERR_ARGUMENT, "%s: holds %s but no %s, so there is no run to resume; use overwrite or another directory",
+        return sp_fail(SP_ERR_ARGUMENT, "%s: holds %s but no %s, so there is no run to resume; use --overwrite or another directory",
                        dir, found, SETTINGS);
     sp_status st = *resumed ? resume_run(path, settings, logger) : sp_make_directory(dir);
     if (!st) st = remove_run_files(dir, overwrite);

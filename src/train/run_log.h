@@ -1,4 +1,5 @@
-/* run_log.h: log.jsonl of a run directory, a JSON object a line: what each step did, and each evaluation.
+/* run_log.h: the logs of a run directory, a JSON object a line: log.jsonl says what each step did, evaluations.jsonl how good the
+ * prompt was.
  *
  *   {"step": 120, "loss": 0.412, "learning_rate": 0.0117, "grad_norm": 0.93, "seconds": 0.7, "examples": 16, "tokens": 611}
  *   {"step": 120, "eval_loss": 0.371, "eval_perplexity": 1.44, "eval_accuracy": 0.862, "eval_macro_f1": 0.861, ...}

@@ -43,7 +43,7 @@ static sp_status check_options(const sp_train_options *o)
     if (o->steps && o->epochs > 0)
         return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
     if (o->resume && o->overwrite)
-        return sp_fail(SP_ERR_ARGUMENT, "resume and overwrite exclude each other; resume goes on, overwrite begins again");
+        return sp_fail(SP_ERR_ARGUMENT, "--resume and --overwrite exclude each other; the one goes on, the other begins again");
     return SP_OK;
 }
 
@@ -227,7 +227,7 @@ sp_status sp_settings_compare(const json_t *saved, const json_t *now, const char
     if (!st && list.n_bytes) {
         st = sp_fail(SP_ERR_MISMATCH,
                      "%s: the run there was started with other settings: %s; resume with the saved ones, or "
-                     "begin again with overwrite",
+                     "begin again with --overwrite",
                      path, list.bytes);
     } else if (!st) {
         st = compare_section(&list, json_object_get(saved, MACHINE), json_object_get(now, MACHINE));

@@ -32,6 +32,7 @@ static const member MEMBERS[] = {
     MEMBER(FLAG, stopped_early),
     MEMBER(FLAG, finished),
     MEMBER(COUNT, log_bytes),
+    MEMBER(COUNT, evaluation_bytes),
     MEMBER(COUNT, event_bytes),
     MEMBER(SIZE, best.n),
     MEMBER(SIZE, best.n_truncated),
@@ -106,12 +107,12 @@ sp_status sp_train_state_parse(sp_train_state *out, const char *json)
     *out = (sp_train_state){0};
     if (!json_is_object(object)) {
         json_decref(object);
-        return sp_fail(SP_ERR_FORMAT, "a checkpoint's state is no JSON object; begin again with overwrite");
+        return sp_fail(SP_ERR_FORMAT, "a checkpoint's state is no JSON object; begin again with --overwrite");
     }
     sp_status st = SP_OK;
     for (size_t i = 0; i < N_MEMBERS && !st; i++)
         if (!parse_member(out, &MEMBERS[i], json_object_get(object, MEMBERS[i].name)))
-            st = sp_fail(SP_ERR_FORMAT, "a checkpoint's state: member %s is missing or wrong; begin again with overwrite",
+            st = sp_fail(SP_ERR_FORMAT, "a checkpoint's state: member %s is missing or wrong; begin again with --overwrite",
                          MEMBERS[i].name);
     json_decref(object);
     return st;

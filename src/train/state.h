@@ -11,7 +11,7 @@ typedef struct sp_train_state {
     uint64_t n_without_gain; /* evaluations since */
     double first_loss, last_loss;
     bool stopped_early, finished; /* finished: the adapter is written */
-    uint64_t log_bytes, event_bytes;
+    uint64_t log_bytes, evaluation_bytes, event_bytes; /* of the logs: what is behind them belongs to later steps */
     sp_evaluation best; /* where best_step is not 0 */
 } sp_train_state;
 

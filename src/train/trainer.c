@@ -16,7 +16,8 @@
 #include "train/run_dir.h"
 
 /* One fixed name: a run that is resumed goes on in the file that it began. TensorBoard wants "tfevents" in it. */
-static const char LOG_FILE[] = "log.jsonl", EVENTS_FILE[] = "events.out.tfevents.softprompt";
+static const char LOG_FILE[] = "log.jsonl", EVALUATIONS_FILE[] = "evaluations.jsonl";
+static const char EVENTS_FILE[] = "events.out.tfevents.softprompt";
 
 enum { MAX_MATRICES = 2 + SP_OPTIMIZER_MAX_MATRICES };
 
@@ -62,6 +63,8 @@ static sp_status take_directory(bool *resumed, sp_trainer *t)
     json_t *settings;
     sp_status st = sp_settings_create(&settings, &inputs);
     if (!st) st = sp_settings_hash(t->owner, settings);
+    if (!st) st = sp_make_directory(t->dir);
+    if (!st) st = sp_lock_directory(&t->lock, t->dir);
     if (!st) st = sp_run_dir_open(resumed, t->dir, settings, t->options.resume, t->options.overwrite, sp_trainer_logger(t));
     json_decref(settings);
     return st;
@@ -96,6 +99,7 @@ sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset
                             .dir = dir,
                             .hooks = hooks,
                             .order_epoch = SIZE_MAX,
+                            .lock = -1,
                             .begin = sp_seconds()};
     bool resumed = false;
     sp_status st = sp_train_options_resolve(&trainer->options, options, sp_dataset_n_rows(train));
@@ -109,11 +113,14 @@ sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset
 
 static sp_status open_logs(sp_trainer *t)
 {
-    char *log = sp_path_join(t->dir, LOG_FILE), *events = sp_path_join(t->dir, EVENTS_FILE);
-    sp_status st = log && events ? SP_OK : SP_ERR_MEMORY;
+    char *log = sp_path_join(t->dir, LOG_FILE), *evaluations = sp_path_join(t->dir, EVALUATIONS_FILE);
+    char *events = sp_path_join(t->dir, EVENTS_FILE);
+    sp_status st = log && evaluations && events ? SP_OK : SP_ERR_MEMORY;
     if (!st) st = sp_run_log_open(&t->log, log, t->state.log_bytes);
+    if (!st && t->eval_rows) st = sp_run_log_open(&t->evaluations, evaluations, t->state.evaluation_bytes);
     if (!st) st = sp_events_open(&t->events, events, t->state.event_bytes, (double)time(NULL));
     free(log);
+    free(evaluations);
     free(events);
     return st;
 }
@@ -164,17 +171,21 @@ static sp_status write_checkpoint(sp_trainer *t)
 sp_status sp_trainer_save(sp_trainer *t)
 {
     sp_status st = sp_run_log_sync(t->log);
+    if (!st && t->evaluations) st = sp_run_log_sync(t->evaluations);
     if (!st) st = sp_events_sync(t->events);
     t->state.log_bytes = sp_run_log_offset(t->log);
+    t->state.evaluation_bytes = t->evaluations ? sp_run_log_offset(t->evaluations) : 0;
     t->state.event_bytes = sp_events_offset(t->events);
     if (!st) st = write_checkpoint(t);
     if (!st || t->saved_step == 0) return st;
-    return sp_fail(st, "%s; remedy it and resume: the checkpoint of step %zu is good", sp_message(), (size_t)t->saved_step);
+    return sp_fail(st, "%s; remedy it and --resume: the checkpoint of step %zu is good", sp_message(), (size_t)t->saved_step);
 }
 
 void sp_trainer_clear(sp_trainer *t)
 {
     sp_run_log_close(t->log);
+    sp_run_log_close(t->evaluations);
+    sp_unlock(t->lock);
     sp_events_close(t->events);
     sp_scorer_free(t->scorer);
     sp_optimizer_free(t->optimizer);

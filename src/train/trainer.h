@@ -29,7 +29,8 @@ typedef struct sp_trainer {
     char owner[SP_SETTINGS_HASH_BYTES];     /* of this run's checkpoints */
     uint64_t saved_step, before_saved_step; /* the two newest good checkpoints; 0: none */
     uint64_t evaluated_step;                /* the last one whose evaluation this call has done */
-    sp_run_log *log;
+    sp_run_log *log, *evaluations;
+    int lock; /* on the directory, while this run works in it; -1: none */
     sp_events *events;
 
     size_t *order; /* (rows) the permutation of epoch `order_epoch`; SIZE_MAX: none yet */
