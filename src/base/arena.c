@@ -1,10 +1,29 @@
 /* arena.c: a list of blocks, each at least as large as what did not fit in the one before.
- * Blocks are never moved, so pointers stay valid; after a reset they are used again in order. */
+ * Blocks are never moved, so pointers stay valid; after a reset they are used again in order.
+ *
+ * Under AddressSanitizer only what was handed out may be touched: a gap behind each piece, and all that a reset gave back, are
+ * poisoned. To it a block is one allocation otherwise, in which nothing can run over. */
 #include "base/arena.h"
 
 #include <stdlib.h>
 
 #include "base/status.h"
+
+#ifdef __clang__
+#if __has_feature(address_sanitizer)
+#define HAS_ASAN
+#endif
+#elif defined(__SANITIZE_ADDRESS__)
+#define HAS_ASAN
+#endif
+#ifdef HAS_ASAN
+#include <sanitizer/asan_interface.h>
+enum { GAP_BYTES = 64 };
+#else
+#define ASAN_POISON_MEMORY_REGION(bytes, n_bytes) ((void)(bytes), (void)(n_bytes))
+#define ASAN_UNPOISON_MEMORY_REGION(bytes, n_bytes) ((void)(bytes), (void)(n_bytes))
+enum { GAP_BYTES = 0 };
+#endif
 
 enum { ALIGNMENT = 64, FIRST_BLOCK_BYTES = 1 << 20, MAX_BLOCKS = 64 };
 
@@ -44,29 +63,36 @@ static block *add_block(sp_arena *arena, size_t wanted)
     }
     block *b = &arena->blocks[arena->n_blocks++];
     *b = (block){bytes, size, 0};
+    ASAN_POISON_MEMORY_REGION(bytes, size);
     return b;
+}
+
+/* The next n_bytes of a block, of which `wanted` will be used. */
+static void *take(block *b, size_t n_bytes, size_t wanted)
+{
+    char *bytes = b->bytes + b->used;
+    b->used += n_bytes;
+    ASAN_UNPOISON_MEMORY_REGION(bytes, wanted);
+    return bytes;
 }
 
 void *sp_arena_alloc(sp_arena *arena, size_t n_items, size_t item_bytes)
 {
-    size_t n_bytes;
-    if (__builtin_mul_overflow(n_items, item_bytes, &n_bytes) || n_bytes > SIZE_MAX / 4) {
+    size_t n_bytes, wanted;
+    if (__builtin_mul_overflow(n_items, item_bytes, &wanted) || wanted > SIZE_MAX / 4) {
         sp_fail_no_memory(SIZE_MAX);
         return NULL;
     }
-    n_bytes = (n_bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+    n_bytes = (wanted + GAP_BYTES + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (n_bytes == 0) n_bytes = ALIGNMENT;
     for (; arena->current < arena->n_blocks; arena->current++) {
         block *b = &arena->blocks[arena->current];
-        if (n_bytes > b->size - b->used) continue;
-        b->used += n_bytes;
-        return b->bytes + b->used - n_bytes;
+        if (n_bytes <= b->size - b->used) return take(b, n_bytes, wanted);
     }
     block *b = add_block(arena, n_bytes);
     if (!b) return NULL;
     arena->current = arena->n_blocks - 1;
-    b->used = n_bytes;
-    return b->bytes;
+    return take(b, n_bytes, wanted);
 }
 
 sp_arena_mark sp_arena_get_mark(const sp_arena *arena)
@@ -77,7 +103,10 @@ sp_arena_mark sp_arena_get_mark(const sp_arena *arena)
 
 void sp_arena_reset(sp_arena *arena, sp_arena_mark mark)
 {
-    for (size_t i = mark.block; i < arena->n_blocks; i++) arena->blocks[i].used = 0;
-    if (mark.block < arena->n_blocks) arena->blocks[mark.block].used = mark.used;
+    for (size_t i = mark.block; i < arena->n_blocks; i++) {
+        block *b = &arena->blocks[i];
+        b->used = i == mark.block ? mark.used : 0;
+        ASAN_POISON_MEMORY_REGION(b->bytes + b->used, b->size - b->used);
+    }
     arena->current = mark.block;
 }
