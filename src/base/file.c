@@ -112,12 +112,36 @@ static sp_status write_and_close(int fd, const char *path, const sp_bytes *piece
 {
     sp_status st = SP_OK;
     for (size_t i = 0; i < n_pieces && !st; i++) st = write_fully(fd, &pieces[i], path);
-    if (!st && fsync(fd)) st = sp_fail_errno(path, "sync");
+    if (!st && fsync(fd) && errno != EINVAL) st = sp_fail_errno(path, "sync"); /* EINVAL: a pipe or a device */
     if (close(fd) && !st) st = sp_fail_errno(path, "close");
     return st;
 }
 
-sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t n_pieces)
+static bool is_same_file(const char *path, const struct stat *info)
+{
+    struct stat other;
+    return stat(path, &other) == 0 && other.st_dev == info->st_dev && other.st_ino == info->st_ino;
+}
+
+/* *target (free): what `path` stands for, behind links: a rename would replace the link. *in_place: no file that a rename could
+ * replace, such as /dev/stdout or an open file without a name. */
+static sp_status find_target(char **target, bool *in_place, const char *path)
+{
+    struct stat info;
+    bool exists = stat(path, &info) == 0;
+    *target = exists ? realpath(path, NULL) : strdup(path);
+    if (!*target && (!exists || errno == ENOMEM)) return sp_fail_no_memory(strlen(path) + 1);
+    *in_place = exists && ((!S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode)) || !*target || !is_same_file(*target, &info));
+    return SP_OK;
+}
+
+static sp_status write_in_place(const char *path, const sp_bytes *pieces, size_t n_pieces)
+{
+    int fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
+    return fd < 0 ? sp_fail_errno(path, "open") : write_and_close(fd, path, pieces, n_pieces);
+}
+
+static sp_status write_and_rename(const char *path, const sp_bytes *pieces, size_t n_pieces)
 {
     size_t n = strlen(path) + 32;
     char *temporary = malloc(n);
@@ -131,11 +155,22 @@ sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t 
     return st ? st : sync_directory_of(path);
 }
 
+sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t n_pieces)
+{
+    char *target;
+    bool in_place;
+    sp_status st = find_target(&target, &in_place, path);
+    if (st) return st;
+    st = in_place ? write_in_place(path, pieces, n_pieces) : write_and_rename(target, pieces, n_pieces);
+    free(target);
+    return st;
+}
+
 sp_status sp_make_directory(const char *path)
 {
     char *partial = strdup(path);
     if (!partial) return sp_fail_no_memory(strlen(path) + 1);
-    sp_status st = SP_OK;
+    sp_status st = *path ? SP_OK : sp_fail(SP_ERR_ARGUMENT, "the name of a directory is empty; give one");
     for (char *c = partial; !st && *c; c++) {
         if (c[1] != '/' && c[1] != 0) continue;
         char kept = c[1];
@@ -144,7 +179,7 @@ sp_status sp_make_directory(const char *path)
         c[1] = kept;
     }
     free(partial);
-    if (!st && !sp_path_is_directory(path)) st = sp_fail(SP_ERR_IO, "%s: exists and is no directory", path);
+    if (!st && !sp_path_is_directory(path)) st = sp_fail(SP_ERR_IO, "%s: exists and is no directory; give another name", path);
     return st;
 }
 

@@ -23,7 +23,8 @@ typedef struct sp_bytes {
 } sp_bytes;
 
 /* Writes the pieces to "PATH.tmp.PID", syncs, renames to `path`, syncs the directory: at any crash `path` is the old file
- * or the new one. On failure (a full disk, say) the temporary file is gone and `path` is as it was. */
+ * or the new one. On failure (a full disk, say) the temporary file is gone and `path` is as it was. A link stays: the file that
+ * it points to is replaced. Pipes and devices (/dev/stdout) are written as they are. */
 sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t n_pieces);
 
 sp_status sp_make_directory(const char *path);   /* with its parents; fine where it exists */
