@@ -1,5 +1,6 @@
-/* test_no_memory.c: every allocation of the file readers and writers fails in turn: the call must return SP_ERR_MEMORY, give back
- * what it had (the sanitizer build sees leaks), leave whole files, and succeed once nothing fails. jansson's own allocations fail
+/* test_no_memory.c: every allocation of the file readers and writers, of models and of sessions fails in turn: the call must return
+ * SP_ERR_MEMORY, give back what it had (the sanitizer build sees leaks), leave whole files and a session that can go on, and
+ * succeed once nothing fails. jansson's own allocations fail
  * as well where it writes; not where it parses, which it does not survive (format/json.c). */
 #define _GNU_SOURCE
 #include <setjmp.h>
@@ -14,6 +15,7 @@
 #include "files.h"
 #include "format/gguf.h"
 #include "format/safetensors.h"
+#include "tiny_model.h"
 
 /* ---- allocators that fail when told to; the linker puts them in place of libc's (--wrap) ------------------------- */
 
@@ -30,12 +32,16 @@ static bool fails_now(void)
 void *__real_malloc(size_t n_bytes);
 void *__real_calloc(size_t n_items, size_t item_bytes);
 void *__real_realloc(void *memory, size_t n_bytes);
+void *__real_aligned_alloc(size_t alignment, size_t n_bytes);
 char *__real_strdup(const char *text);
+char *__real_strndup(const char *text, size_t n_bytes);
 
 void *__wrap_malloc(size_t n_bytes);
 void *__wrap_calloc(size_t n_items, size_t item_bytes);
 void *__wrap_realloc(void *memory, size_t n_bytes);
+void *__wrap_aligned_alloc(size_t alignment, size_t n_bytes);
 char *__wrap_strdup(const char *text);
+char *__wrap_strndup(const char *text, size_t n_bytes);
 
 void *__wrap_malloc(size_t n_bytes)
 {
@@ -49,9 +55,17 @@ void *__wrap_realloc(void *memory, size_t n_bytes)
 {
     return fails_now() ? NULL : __real_realloc(memory, n_bytes);
 }
+void *__wrap_aligned_alloc(size_t alignment, size_t n_bytes)
+{
+    return fails_now() ? NULL : __real_aligned_alloc(alignment, n_bytes);
+}
 char *__wrap_strdup(const char *text)
 {
     return fails_now() ? NULL : __real_strdup(text);
+}
+char *__wrap_strndup(const char *text, size_t n_bytes)
+{
+    return fails_now() ? NULL : __real_strndup(text, n_bytes);
 }
 
 static void *jansson_malloc(size_t n_bytes)
@@ -107,7 +121,43 @@ static sp_status save_prompt(const char *dir)
     return st;
 }
 
-static void fail_each_allocation(sp_status (*call)(const char *), const char *path, size_t at_least)
+static sp_status use_session(sp_session *session)
+{
+    static const int32_t tokens[] = {72, 101, 108};
+    static const char *const stop[] = {"\xff"};
+    const sp_sampling sampling = {.max_new_tokens = 70, .temperature = 1, .stop = stop, .n_stop = 1};
+    sp_generation generation;
+    sp_status st = sp_session_append(session, tokens, ARRAY_LEN(tokens), NULL);
+    if (!st) st = sp_generate(&generation, session, tokens, ARRAY_LEN(tokens), &sampling, NULL, NULL);
+    if (!st) sp_generation_clear(&generation);
+    return st;
+}
+
+/* A model from file to text. */
+static sp_status run_model(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    sp_model *model;
+    sp_session *session = NULL;
+    sp_prompt *prompt = NULL;
+    sp_classification found = {0};
+    static const sp_verbalizer verbalizers[] = {{"a", " a"}, {"b", " b"}};
+    static const sp_task task = {.template_text = "{text}:", .verbalizers = verbalizers, .n_verbalizers = 2};
+    static const sp_prompt_options prompt_options = {.num_virtual_tokens = 3};
+    sp_status st = sp_model_load(&model, path, &options);
+    if (!st) st = sp_prompt_create(&prompt, model, &prompt_options);
+    if (!st) st = sp_session_create(&session, model, prompt);
+    if (!st) st = use_session(session);
+    if (!st) st = sp_classify(&found, model, prompt, &task, "text");
+    sp_classification_clear(&found);
+    sp_session_free(session);
+    sp_prompt_free(prompt);
+    sp_model_free(model);
+    return st;
+}
+
+/* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
+static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), const char *path, size_t at_least)
 {
     size_t n = 0;
     for (;; n++) {
@@ -119,9 +169,15 @@ static void fail_each_allocation(sp_status (*call)(const char *), const char *pa
             if (st) fail_msg("%s: %s", path, sp_message());
             break;
         }
-        if (st != SP_ERR_MEMORY) fail_msg("%s: allocation %zu failed: status %d, message \"%s\"", path, n, st, sp_message());
+        if (st == SP_OK && n_recovered > 0) n_recovered--;
+        else if (st != SP_ERR_MEMORY) fail_msg("%s: allocation %zu failed: status %d, message \"%s\"", path, n, st, sp_message());
     }
     assert_true(n >= at_least);
+}
+
+static void fail_each_allocation(sp_status (*call)(const char *), const char *path, size_t at_least)
+{
+    fail_each_but(0, call, path, at_least);
 }
 
 static void gguf_files(void **state)
@@ -171,12 +227,62 @@ static void adapter_directories(void **state)
     remove_directory(dir); /* fails if a temporary file was left in a place of its own */
 }
 
+static char *write_tiny_model(const char *dir)
+{
+    char *path = sp_path_join(dir, "model.gguf");
+    assert_non_null(path);
+    assert_true(tiny_model_write(path));
+    return path;
+}
+
+static void models(void **state)
+{
+    char *dir = make_directory(), *path = write_tiny_model(dir);
+    (void)state;
+    fail_each_but(3, run_model, path, 60);
+    free(path);
+    remove_directory(dir);
+}
+
+/* An append that failed appended nothing, and the next one gives the logits of a session that never failed. */
+static void sessions_go_on(void **state)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    enum { FEW = 3, MANY = 150 };
+    static float expected[TINY_VOCAB], logits[TINY_VOCAB];
+    char *dir = make_directory(), *path = write_tiny_model(dir);
+    int32_t tokens[FEW + MANY];
+    sp_model *model;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(tokens); i++) tokens[i] = (int32_t)(i * 7 % 256);
+    if (sp_model_load(&model, path, &options)) fail_msg("%s", sp_message());
+    for (size_t n = SIZE_MAX, failed = 1; failed; n++) { /* SIZE_MAX: none fails */
+        sp_session *session;
+        assert_int_equal(sp_session_create(&session, model, NULL), SP_OK);
+        assert_int_equal(sp_session_append(session, tokens, FEW, NULL), SP_OK);
+        n_until_failure = n;
+        sp_status st = sp_session_append(session, tokens + FEW, MANY, n == SIZE_MAX ? expected : logits);
+        failed = n_until_failure == SIZE_MAX;
+        n_until_failure = SIZE_MAX;
+        assert_int_equal(st, n != SIZE_MAX && failed ? SP_ERR_MEMORY : SP_OK);
+        assert_int_equal(sp_session_n_tokens(session), st ? FEW : FEW + MANY);
+        if (st) assert_int_equal(sp_session_append(session, tokens + FEW, MANY, logits), SP_OK);
+        if (n != SIZE_MAX) assert_memory_equal(logits, expected, sizeof expected);
+        sp_session_free(session);
+    }
+    sp_model_free(model);
+    free(path);
+    remove_directory(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_files),
         cmocka_unit_test(safetensors_files),
         cmocka_unit_test(adapter_directories),
+        cmocka_unit_test(models),
+        cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -59,7 +59,7 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     sp_status st = sp_projections_allocate(g, engine, layer);
     if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, w->out, plan->n_queries, d, q_dim, false);
     if (st) return st;
-    const sp_keys keys = {engine->kt[layer], engine->ld, engine->v[layer]};
+    const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
     st = sp_attention_backward(g->q, g->ldq, g->kv, g->kv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
                                state->ldq, plan, &keys, &shape, engine->arena);

@@ -18,9 +18,8 @@ sp_status sp_engine_create(sp_engine **out, sp_model *model)
     *out = NULL;
     if (!engine) return sp_fail_no_memory(sizeof *engine);
     engine->model = model;
-    engine->kt = calloc(model->n_layer, sizeof *engine->kt);
-    engine->v = calloc(model->n_layer, sizeof *engine->v);
-    sp_status st = engine->kt && engine->v ? sp_arena_create(&engine->arena) : sp_fail_no_memory(model->n_layer * sizeof(float *));
+    engine->stores = calloc(model->n_layer, sizeof *engine->stores);
+    sp_status st = engine->stores ? sp_arena_create(&engine->arena) : sp_fail_no_memory(model->n_layer * sizeof *engine->stores);
     if (st) sp_engine_free(engine);
     else *out = engine;
     return st;
@@ -29,12 +28,11 @@ sp_status sp_engine_create(sp_engine **out, sp_model *model)
 void sp_engine_free(sp_engine *engine)
 {
     if (!engine) return;
-    for (size_t l = 0; l < engine->model->n_layer; l++) {
-        if (engine->kt) free(engine->kt[l]);
-        if (engine->v) free(engine->v[l]);
+    for (size_t l = 0; engine->stores && l < engine->model->n_layer; l++) {
+        free(engine->stores[l].kt);
+        free(engine->stores[l].v);
     }
-    free(engine->kt);
-    free(engine->v);
+    free(engine->stores);
     sp_arena_free(engine->arena);
     free(engine);
 }
@@ -44,43 +42,35 @@ void sp_engine_free(sp_engine *engine)
 /* An odd number of cache lines between rows of kt: powers of two would all fall into the same few sets. */
 static size_t leading_dimension(size_t capacity) { return ((capacity + SP_KEY_PADDING + 15) / 16 | 1) * 16; }
 
-static sp_status grow_layer(float **kt, float **v, size_t kv_dim, size_t n_kept, size_t old_ld, size_t capacity)
+/* Room for `capacity` rows, keeping the first n_kept. On failure all is kept that was there. */
+static sp_status grow_store(sp_layer_store *store, size_t kv_dim, size_t n_kept, size_t capacity)
 {
     size_t ld = leading_dimension(capacity);
-    float *new_kt = aligned_alloc(64, kv_dim * ld * sizeof(float)), *new_v = realloc(*v, capacity * kv_dim * sizeof(float));
-    if (new_v) *v = new_v;
-    if (!new_kt || !new_v) {
-        free(new_kt);
+    float *kt = aligned_alloc(64, kv_dim * ld * sizeof(float)), *v = kt ? realloc(store->v, capacity * kv_dim * sizeof(float)) : NULL;
+    if (!v) {
+        free(kt);
         return sp_fail_no_memory(kv_dim * ld * sizeof(float));
     }
     for (size_t i = 0; i < kv_dim; i++) {
-        if (n_kept) memcpy(new_kt + i * ld, *kt + i * old_ld, n_kept * sizeof(float));
-        memset(new_kt + i * ld + capacity, 0, (ld - capacity) * sizeof(float));
+        if (n_kept) memcpy(kt + i * ld, store->kt + i * store->ld, n_kept * sizeof(float));
+        memset(kt + i * ld + capacity, 0, (ld - capacity) * sizeof(float));
     }
-    free(*kt);
-    *kt = new_kt;
+    free(store->kt);
+    *store = (sp_layer_store){capacity, ld, kt, v};
     return SP_OK;
 }
 
-/* Room for n_rows, keeping the first n_kept. A failure in the middle leaves layers of different sizes, so nothing is kept then. */
-static sp_status reserve_store(sp_engine *engine, size_t n_rows, size_t n_kept)
+/* Each layer grows for itself: where memory ends in the middle, the others hold what they held, and the next try goes on. */
+static sp_status reserve_stores(sp_engine *engine, size_t n_rows, size_t n_kept)
 {
-    if (n_rows <= engine->capacity) return SP_OK;
-    size_t capacity = n_rows < 2 * engine->capacity ? 2 * engine->capacity : n_rows, kv_dim = sp_model_kv_dim(engine->model);
-    for (size_t l = 0; l < engine->model->n_layer; l++) {
-        sp_status st = grow_layer(&engine->kt[l], &engine->v[l], kv_dim, n_kept, engine->ld, capacity);
-        if (!st) continue;
-        for (size_t k = 0; k < engine->model->n_layer; k++) {
-            free(engine->kt[k]);
-            free(engine->v[k]);
-            engine->kt[k] = engine->v[k] = NULL;
-        }
-        engine->capacity = engine->ld = 0;
-        return st;
+    sp_status st = SP_OK;
+    for (size_t l = 0; l < engine->model->n_layer && !st; l++) {
+        sp_layer_store *store = &engine->stores[l];
+        if (n_rows <= store->capacity) continue;
+        size_t capacity = n_rows < 2 * store->capacity ? 2 * store->capacity : n_rows;
+        st = grow_store(store, sp_model_kv_dim(engine->model), n_kept, capacity);
     }
-    engine->capacity = capacity;
-    engine->ld = leading_dimension(capacity);
-    return SP_OK;
+    return st;
 }
 
 /* ---- a pass ---- */
@@ -156,7 +146,7 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
     engine->n_prompt = count_prompt_rows(engine);
     engine->dnormed = NULL;
     if ((st = check_read_rows(pass)) || (st = find_positions(engine)) || (st = make_plans(engine, pass))) return st;
-    if ((st = reserve_store(engine, pass->tree->n_rows, pass->first_row))) return st;
+    if ((st = reserve_stores(engine, pass->tree->n_rows, pass->first_row))) return st;
     return sp_forward_layers(engine, pass);
 }
 

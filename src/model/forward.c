@@ -61,7 +61,8 @@ static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections
 {
     const sp_model *m = engine->model;
     size_t kv_dim = sp_model_kv_dim(m);
-    float *kt = engine->kt[layer], *v = engine->v[layer] + engine->first_row * kv_dim;
+    const sp_layer_store *store = &engine->stores[layer];
+    float *kt = store->kt + engine->first_row, *v = store->v + engine->first_row * kv_dim;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
@@ -74,7 +75,7 @@ static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections
         }
 #pragma omp for schedule(static)
         for (size_t i = 0; i < kv_dim; i++)
-            for (size_t r = 0; r < engine->n; r++) kt[i * engine->ld + engine->first_row + r] = p->kv[r * p->ldkv + i];
+            for (size_t r = 0; r < engine->n; r++) kt[i * store->ld + r] = p->kv[r * p->ldkv + i];
     }
 }
 
@@ -87,7 +88,7 @@ static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, 
     if (!attended || !lse) return SP_ERR_MEMORY;
     state->attended = attended;
     state->lse = lse;
-    const sp_keys keys = {engine->kt[layer], engine->ld, engine->v[layer]};
+    const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
     return sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
 }

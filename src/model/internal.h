@@ -86,13 +86,16 @@ typedef struct sp_layer_state { /* what a layer's backward reads */
     float *gate_up;        /* (n_queries, 2 d_ffn); backward overwrites it */
 } sp_layer_state;
 
+typedef struct sp_layer_store { /* one layer's keys and values of the tree's rows */
+    size_t capacity, ld;
+    float *kt, *v; /* (kv_dim, ld), (capacity, kv_dim) */
+} sp_layer_store;
+
 struct sp_engine {
     sp_model *model;
     sp_arena *arena; /* all of one pass */
 
-    /* Keys and values of the tree's rows, for each layer. */
-    size_t capacity, ld;
-    float **kt, **v; /* (n_layer): kt (kv_dim, ld), v (capacity, kv_dim) */
+    sp_layer_store *stores; /* (n_layer) */
 
     /* The present pass. */
     const sp_tree *tree;
