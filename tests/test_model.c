@@ -134,6 +134,161 @@ static void every_byte_of_the_header_at_its_largest(void **state)
     free(bytes);
 }
 
+/* ---- files that are well formed and say something else ------------------------------------------------------------ */
+
+/* One thing changed in the good file. A key gets a value; a tensor of the model is left out, or takes another's place. */
+typedef struct change {
+    const char *key;
+    enum gguf_type type;
+    double number;       /* UINT32, FLOAT32 */
+    const char *text;    /* STRING */
+    const char *without; /* a tensor that is left out */
+    const char *with;    /* a tensor that is added, all zeros */
+    int64_t shape[2];
+    enum ggml_type tensor_type;
+} change;
+
+static void set_value(struct gguf_context *g, const change *c)
+{
+    if (c->type == GGUF_TYPE_UINT32) gguf_set_val_u32(g, c->key, (uint32_t)c->number);
+    if (c->type == GGUF_TYPE_FLOAT32) gguf_set_val_f32(g, c->key, (float)c->number);
+    if (c->type == GGUF_TYPE_STRING) gguf_set_val_str(g, c->key, c->text);
+}
+
+static void add_tensor(struct gguf_context *g, struct ggml_context *context, const change *c)
+{
+    struct ggml_tensor *t = ggml_new_tensor_2d(context, c->tensor_type, c->shape[0], c->shape[1]);
+    memset(t->data, 0, ggml_nbytes(t));
+    ggml_set_name(t, c->with);
+    gguf_add_tensor(g, t);
+}
+
+/* The good file with the change, written to `path`. */
+static void write_changed(const char *path, const change *c)
+{
+    struct ggml_context *tensors, *added = ggml_init((struct ggml_init_params){.mem_size = 1 << 18});
+    struct gguf_context *g = gguf_init_empty(), *old;
+    assert_int_equal(sp_write_file_atomic(path, &(sp_bytes){good, n_good}, 1), SP_OK);
+    assert_non_null(old = gguf_init_from_file(path, (struct gguf_init_params){.ctx = &tensors}));
+    gguf_set_kv(g, old);
+    if (c->key) set_value(g, c);
+    for (struct ggml_tensor *t = ggml_get_first_tensor(tensors); t; t = ggml_get_next_tensor(tensors, t))
+        if (gguf_find_tensor(old, ggml_get_name(t)) >= 0 && !(c->without && strcmp(ggml_get_name(t), c->without) == 0))
+            gguf_add_tensor(g, t);
+    if (c->with) add_tensor(g, added, c);
+    assert_true(gguf_write_to_file(g, path, false));
+    gguf_free(g);
+    gguf_free(old);
+    ggml_free(tensors);
+    ggml_free(added);
+}
+
+#define U32(name, value) .key = name, .type = GGUF_TYPE_UINT32, .number = value
+#define F32(name, value) .key = name, .type = GGUF_TYPE_FLOAT32, .number = value
+#define STRING(name, value) .key = name, .type = GGUF_TYPE_STRING, .text = value
+#define TENSOR(name, columns, rows, of) .with = name, .shape = {columns, rows}, .tensor_type = GGML_TYPE_##of
+
+static const struct {
+    change change;
+    sp_status status;
+    const char *words;
+} refused[] = {
+    {{STRING("general.architecture", "gemma3")}, SP_ERR_UNSUPPORTED, "architecture \"gemma3\" is not supported"},
+    {{U32("llama.block_count", 0)}, SP_ERR_FORMAT, "llama.block_count is 0, not in 1 .. "},
+    {{U32("llama.block_count", 1)}, SP_ERR_UNSUPPORTED, "tensor blk.1.attn_norm.weight is no part"},
+    {{U32("llama.block_count", 3)}, SP_ERR_FORMAT, "tensor blk.2.attn_norm.weight is missing"},
+    {{U32("llama.block_count", 9999)}, SP_ERR_FORMAT, "9999 layers, but only 20 tensors"},
+    {{U32("llama.block_count", 4294967295.0)}, SP_ERR_FORMAT, "llama.block_count is 4294967295, not in 1 .. "},
+    {{U32("llama.embedding_length", 64)}, SP_ERR_FORMAT, "tensor token_embd.weight has shape (261, 32); (261, 64) was expected"},
+    {{U32("llama.embedding_length", 4294967295.0)}, SP_ERR_FORMAT, "llama.embedding_length is 4294967295, not in"},
+    {{U32("llama.feed_forward_length", 47)}, SP_ERR_FORMAT, "tensor blk.0.ffn_gate.weight has shape (48, 32); (47, 32) was"},
+    {{U32("llama.feed_forward_length", 4294967295.0)}, SP_ERR_FORMAT, "llama.feed_forward_length is 4294967295, not in"},
+    {{U32("llama.context_length", 0)}, SP_ERR_FORMAT, "llama.context_length is 0, not in 1 .. "},
+    {{U32("llama.attention.head_count", 0)}, SP_ERR_FORMAT, "llama.attention.head_count is 0, not in 1 .. "},
+    {{U32("llama.attention.head_count", 3)}, SP_ERR_FORMAT, "3 heads cannot share 2 key heads evenly"},
+    {{U32("llama.attention.head_count", 64)}, SP_ERR_FORMAT, "RoPE over 1 dimensions"},
+    {{U32("llama.attention.head_count_kv", 3)}, SP_ERR_FORMAT, "4 heads cannot share 3 key heads evenly"},
+    {{U32("llama.attention.head_count_kv", 4)}, SP_ERR_FORMAT, "tensor blk.0.attn_k.weight has shape (16, 32); (32, 32) was"},
+    {{U32("llama.attention.key_length", 7)}, SP_ERR_FORMAT, "RoPE over 7 dimensions"},
+    {{U32("llama.attention.value_length", 4)}, SP_ERR_UNSUPPORTED, "values of 4 dimensions beside keys of 8"},
+    {{U32("llama.rope.dimension_count", 3)}, SP_ERR_FORMAT, "RoPE over 3 dimensions"},
+    {{U32("llama.rope.dimension_count", 16)}, SP_ERR_FORMAT, "llama.rope.dimension_count is 16, not in 1 .. 8"},
+    {{U32("llama.expert_count", 8)}, SP_ERR_UNSUPPORTED, "a mixture of 8 experts"},
+    {{F32("llama.attention.layer_norm_rms_epsilon", -1)}, SP_ERR_FORMAT, "layer_norm_rms_epsilon is -1"},
+    {{F32("llama.attention.layer_norm_rms_epsilon", NAN)}, SP_ERR_FORMAT, "layer_norm_rms_epsilon: nan"},
+    {{F32("llama.rope.freq_base", 0)}, SP_ERR_FORMAT, "with base 0"},
+    {{STRING("llama.rope.scaling.type", "longrope")}, SP_ERR_UNSUPPORTED, "llama.rope.scaling.type \"longrope\" is not supported"},
+    {{F32("llama.rope.scaling.factor", 0)}, SP_ERR_FORMAT, "a RoPE scaling factor of 0"},
+    {{STRING("tokenizer.ggml.model", "plamo2")}, SP_ERR_UNSUPPORTED, "tokenizer \"plamo2\""},
+    {{STRING("tokenizer.ggml.pre", "nobody")}, SP_ERR_UNSUPPORTED, "\"nobody\""},
+    {{U32("tokenizer.ggml.eos_token_id", TINY_VOCAB)}, SP_ERR_FORMAT, "EOS is token 261, but the vocabulary ends at 260"},
+    {{.without = "output_norm.weight"}, SP_ERR_FORMAT, "tensor output_norm.weight is missing"},
+    {{.without = "blk.1.ffn_down.weight"}, SP_ERR_FORMAT, "tensor blk.1.ffn_down.weight is missing"},
+    {{TENSOR("blk.0.attn_q.bias", TINY_D, 1, F32)}, SP_ERR_UNSUPPORTED, "tensor blk.0.attn_q.bias is no part"},
+    {{TENSOR("output.weight", TINY_D, TINY_VOCAB - 1, F32)}, SP_ERR_FORMAT, "tensor output.weight has shape (260, 32); (261, 32) was"},
+    {{TENSOR("rope_freqs.weight", 4, 1, F32)}, SP_ERR_FORMAT, "tensor rope_freqs.weight: value 0 is not above 0"},
+    {{TENSOR("rope_freqs.weight", 5, 1, F32)}, SP_ERR_FORMAT, "tensor rope_freqs.weight: 4 values of f32 were expected"},
+    {{.without = "blk.0.ffn_down.weight", TENSOR("blk.0.ffn_down.weight", TINY_D, TINY_FFN, F32)}, SP_ERR_FORMAT,
+     "tensor blk.0.ffn_down.weight has shape (48, 32); (32, 48) was"},
+    {{.without = "blk.0.attn_q.weight", TENSOR("blk.0.attn_q.weight", TINY_D, TINY_D, I32)}, SP_ERR_UNSUPPORTED,
+     "tensor blk.0.attn_q.weight has type i32, which cannot be expanded"},
+};
+
+static void other_models_are_refused_by_name(void **state)
+{
+    char *dir = make_directory(), *path = sp_path_join(dir, "model.gguf");
+    sp_model *model;
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(refused); i++) {
+        write_changed(path, &refused[i].change);
+        assert_fails(sp_model_load(&model, path, &one_thread), refused[i].status, refused[i].words);
+        assert_null(model);
+    }
+    free(path);
+    remove_directory(dir);
+}
+
+static void a_context_of_one_token(void **state)
+{
+    static const change one = {U32("llama.context_length", 1)};
+    static const int32_t token = 72;
+    char *dir = make_directory(), *path = sp_path_join(dir, "model.gguf");
+    sp_model *model;
+    sp_session *session;
+    sp_generation generation;
+    (void)state;
+    write_changed(path, &one);
+    assert_int_equal(sp_model_load(&model, path, &one_thread), SP_OK);
+    assert_int_equal(sp_session_create(&session, model, NULL), SP_OK);
+    assert_int_equal(sp_session_append(session, &token, 1, NULL), SP_OK);
+    assert_fails(sp_session_append(session, &token, 1, NULL), SP_ERR_ARGUMENT, "room for 0");
+    assert_int_equal(sp_generate(&generation, session, NULL, 0, NULL, NULL, NULL), SP_OK); /* the token that needs no room */
+    assert_int_equal(generation.n_tokens, 1);
+    sp_generation_clear(&generation);
+    sp_session_free(session);
+    sp_model_free(model);
+    free(path);
+    remove_directory(dir);
+}
+
+static void weights_that_are_no_numbers(void **state)
+{
+    static const int32_t tokens[] = {72, 101};
+    static const float nan_value = NAN;
+    char *bytes = copy_good();
+    sp_model *model;
+    sp_session *session;
+    (void)state;
+    memcpy(bytes + n_good - sizeof nan_value, &nan_value, sizeof nan_value); /* the last of output_norm */
+    assert_int_equal(load_bytes(&model, bytes, n_good), SP_OK);
+    assert_int_equal(sp_session_create(&session, model, NULL), SP_OK);
+    assert_fails(sp_session_append(session, tokens, 2, NULL), SP_ERR_FORMAT, "the logit of token 0 is nan");
+    assert_int_equal(sp_session_n_tokens(session), 0);
+    sp_session_free(session);
+    sp_model_free(model);
+    free(bytes);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -141,6 +296,9 @@ int main(void)
         cmocka_unit_test(every_truncation_fails),
         cmocka_unit_test(every_flipped_byte_of_the_header),
         cmocka_unit_test(every_byte_of_the_header_at_its_largest),
+        cmocka_unit_test(other_models_are_refused_by_name),
+        cmocka_unit_test(a_context_of_one_token),
+        cmocka_unit_test(weights_that_are_no_numbers),
     };
     return cmocka_run_group_tests(tests, make_good, free_good);
 }

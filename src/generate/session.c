@@ -4,6 +4,7 @@
  * stay small. */
 #include "generate/session.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -91,6 +92,19 @@ static sp_status extend_tree(sp_session *session, const int32_t *tokens, size_t 
     return sp_tree_add_run(&run, &session->tree, root, tokens, n);
 }
 
+/* Comparing NaNs would give any token, and no warning. */
+static sp_status check_finite(const sp_session *session, const float *logits, size_t n)
+{
+    sp_model_info info;
+    size_t i = 0;
+    while (i < n && isfinite(logits[i])) i++;
+    if (i == n) return SP_OK;
+    sp_model_get_info(&info, session->model);
+    return sp_fail(SP_ERR_FORMAT, "%s: the logit of token %zu is %g: weights%s are damaged; fetch the model again%s", info.path,
+                   i % info.n_vocab, (double)logits[i], session->n_prompt ? " or prompt" : "",
+                   session->n_prompt ? ", or train the prompt again" : "");
+}
+
 /* Computes the rows behind first_row, and the logits of their last n_logits. */
 static sp_status compute_rows(sp_session *session, size_t first_row, size_t n_logits, float *logits)
 {
@@ -100,6 +114,7 @@ static sp_status compute_rows(sp_session *session, size_t first_row, size_t n_lo
     sp_pass pass = {.tree = &session->tree, .first_row = first_row, .read_rows = read, .n_read = n_logits};
     sp_status st = sp_engine_forward(session->engine, &pass);
     if (!st && n_logits) st = sp_engine_logits(logits, session->engine, 0, n_logits);
+    if (!st) st = check_finite(session, logits, n_logits * sp_model_n_vocab(session->model));
     free(read);
     return st;
 }

@@ -68,6 +68,18 @@ static sp_status read_architecture(sp_model *m)
     return sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: llama", m->path, m->architecture);
 }
 
+/* Mixtures of experts call themselves llama too. */
+static sp_status refuse_experts(const sp_model *m)
+{
+    char key[128];
+    uint32_t n = 0;
+    if (!sp_gguf_has(m->gguf, key_of(key, m, "expert_count"))) return SP_OK;
+    sp_status st = sp_gguf_get_u32(&n, m->gguf, key);
+    if (st || n == 0) return st;
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s: a mixture of %" PRIu32 " experts, which this version does not run; use a dense model",
+                   m->path, n);
+}
+
 /* Limits are far above any model, and low enough that no product of two of them wraps. */
 static sp_status read_sizes(sp_model *m)
 {
@@ -237,7 +249,7 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     m->n_threads = options->n_threads > 0 ? options->n_threads : machine.n_threads;
     sp_status st;
     if ((st = sp_gguf_open(&m->gguf, path))) return st;
-    if ((st = read_architecture(m)) || (st = read_sizes(m)) || (st = make_rope(m))) return st;
+    if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = read_sizes(m)) || (st = make_rope(m))) return st;
     if ((st = sp_tokenizer_from_gguf(&m->tokenizer, m->gguf))) return st;
     m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
     if ((st = find_tensors(m))) return st;

@@ -118,7 +118,7 @@ sp_status sp_tokenizer_create(sp_tokenizer **out, const sp_tokenizer_source *sou
         return sp_fail(SP_ERR_UNSUPPORTED,
                        "%s: tokenizer \"%.*s\" (tokenizer.ggml.model) is not known here; these are: gpt2 "
                        "(byte-level BPE), llama (SentencePiece BPE)",
-                       source->where, (int)(source->model.n_bytes & 63), source->model.bytes);
+                       source->where, (int)(source->model.n_bytes < 64 ? source->model.n_bytes : 64), source->model.bytes);
     sp_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return sp_fail_no_memory(sizeof *t);
     sp_status st = sp_vocabulary_create(&t->vocabulary, source->where, source->tokens, source->types, source->n_tokens);
