@@ -80,6 +80,9 @@ class UsageErrors(Case):
         (("eval", "-m", "a"), ["--data"]),
         (("run", "text"), ["--model"]),
         (("train", "-m"), ["--model", "needs a value", "FILE"]),
+        (("train", "-m", "", "-d", "a", "-o", "b"), ["--model", "FILE is empty"]),
+        (("train", "-m", "a", "-d", "b", "-o", ""), ["--output", "DIR is empty"]),
+        ((*RUN, "-p", "", "text"), ["--prompt", "DIR is empty"]),
         ((*TRAIN, "--steps"), ["--steps", "needs a value"]),
         ((*TRAIN, "--json=yes"), ["--json", "takes no value"]),
         ((*TRAIN, "--lerning-rate", "1"), ["--lerning-rate", "did you mean --learning-rate?"]),
@@ -465,6 +468,18 @@ class Eval(WithModel):
         self.assertGreater(found["perplexity"], 1)
         self.assertRegex(result.stderr, r"softprompt: warning: .*text\.jsonl:2")
 
+    def test_predictions_into_a_pipe(self):
+        """A rename would replace /dev/stdout, or a device, by a file."""
+        link = self.work / "stdout"
+        link.symlink_to("/proc/self/fd/1")
+        result = self.check(self.eval("-p", self.dir, "-d", self.data, "--quiet", "--predictions", link), 0)
+        self.assertEqual(sum(line.startswith("{") for line in result.stdout.splitlines()), self.n_rows)
+        self.assertTrue(link.is_symlink())
+        full = self.work / "full"
+        full.symlink_to("/dev/full")
+        self.assertIn("full: cannot write", self.check(self.eval("-d", self.data, "--predictions", full), 1).stderr)
+        self.assertTrue(full.is_char_device())
+
     def test_columns(self):
         data = self.work / "named.csv"
         data.write_text("review,mood\n" + "".join(f'"{t}",positive\n' for t in POSITIVE))
@@ -518,6 +533,19 @@ class Run(WithModel):
             self.assertIn(result.returncode, (1, 2))
             self.assertIn("--max-length", result.stderr)
             self.check(self.run_prompt(*more, "--max-new-tokens", 2, "--max-length", 50, stdin=long), 0)
+
+    def test_empty_text(self):
+        for result in (softprompt("run", "-m", MODEL, ""), softprompt("run", "-m", MODEL), self.run_prompt("--raw", stdin="\n")):
+            self.assert_message(result, 2, "the text is empty")
+
+    def test_a_template_without_a_place_for_the_text(self):
+        """Without the check each text would get the same answer."""
+        damaged = Path(shutil.copytree(self.dir, self.work / "damaged")) / "softprompt.json"
+        own = json.loads(damaged.read_text())
+        own["task"]["template"] = "Review:"
+        damaged.write_text(json.dumps(own))
+        result = softprompt("run", "-m", MODEL, "-p", damaged.parent, "x")
+        self.assert_message(result, 1, str(damaged), "{text} is missing")
 
     def test_greedy_warns_of_idle_flags(self):
         result = self.check(softprompt("run", "-m", MODEL, "A", "--top-k", 5, "--max-new-tokens", 1), 0)

@@ -275,6 +275,11 @@ static void weights_that_are_no_numbers(void **state)
 {
     static const int32_t tokens[] = {72, 101};
     static const float nan_value = NAN;
+    static const sp_verbalizer verbalizers[] = {{"a", " a"}, {"b", " b"}};
+    static const sp_task task = {.verbalizers = verbalizers, .n_verbalizers = 2};
+    const sp_example example = {tokens, 2, 1};
+    sp_classification found;
+    double loss;
     char *bytes = copy_good();
     sp_model *model;
     sp_session *session;
@@ -284,6 +289,8 @@ static void weights_that_are_no_numbers(void **state)
     assert_int_equal(sp_session_create(&session, model, NULL), SP_OK);
     assert_fails(sp_session_append(session, tokens, 2, NULL), SP_ERR_FORMAT, "the logit of token 0 is nan");
     assert_int_equal(sp_session_n_tokens(session), 0);
+    assert_fails(sp_loss(&loss, NULL, model, NULL, &example, 1), SP_ERR_FORMAT, "a token's loss is nan");
+    assert_fails(sp_classify(&found, model, NULL, &task, "text"), SP_ERR_FORMAT, "a token's loss is nan");
     sp_session_free(session);
     sp_model_free(model);
     free(bytes);

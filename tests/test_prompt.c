@@ -133,6 +133,13 @@ sp_status sp_task_copy(sp_task **out, const sp_task *task)
     return SP_OK;
 }
 
+/* One of the checks stands for all; test_task has them. */
+sp_status sp_task_check(const sp_task *task)
+{
+    bool good = !task->template_text || strstr(task->template_text, "{text}");
+    return good ? SP_OK : sp_fail(SP_ERR_ARGUMENT, "template \"%s\": {text} is missing", task->template_text);
+}
+
 void sp_task_free(sp_task *task)
 {
     if (!task) return;
@@ -485,6 +492,7 @@ static void damaged_softprompt_json(void **state)
         {"{\"format_version\":1,\"method\":{\"num_frozen_tokens\":3}}", SP_ERR_FORMAT, "\"num_frozen_tokens\" is 3 of 2"},
         {"{\"format_version\":1,\"method\":[]}", SP_ERR_FORMAT, "\"method\" is an array, not an object"},
         {"{\"format_version\":1,\"task\":{\"template\":3}}", SP_ERR_FORMAT, "\"template\" is an integer"},
+        {"{\"format_version\":1,\"task\":{\"template\":\"x\"}}", SP_ERR_FORMAT, "softprompt.json: template \"x\": {text} is missing"},
         {"{\"format_version\":1,\"task\":{\"verbalizers\":{}}}", SP_ERR_FORMAT, "\"verbalizers\" is no array"},
         {"{\"format_version\":1,\"task\":{\"verbalizers\":[7]}}", SP_ERR_FORMAT, "something else than objects"},
         {"{\"format_version\":1,\"task\":{\"verbalizers\":[{\"label\":\"a\"}]}}", SP_ERR_FORMAT, "lacks \"label\" or \"text\""},

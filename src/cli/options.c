@@ -193,9 +193,9 @@ static int read_value(const command *self, option_slot *slot, char *value)
     case OPTION_FLAG:
         *(bool *)target = true;
         return EXIT_DONE;
-    case OPTION_STRING:
+    case OPTION_STRING: /* names of files and columns: an empty one is a variable of a script that was never set */
         *(const char **)target = value;
-        return EXIT_DONE;
+        return *value ? EXIT_DONE : usage_error(self, "--%s: %s is empty", row->name, row->argument);
     case OPTION_TEXT:
         *(const char **)target = value;
         return undo_escapes(self, row, value);

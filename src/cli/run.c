@@ -125,6 +125,12 @@ static int check_room(const run_job *job, size_t n_tokens)
     return n_tokens > room ? fail_too_long(n_tokens, "behind the prompt the model's context has room for", room) : EXIT_DONE;
 }
 
+static int fail_empty(void)
+{
+    report_line("the text is empty: there is nothing to continue; give TEXT, or write it to standard input");
+    return EXIT_USAGE;
+}
+
 /* `text`, cut and wrapped, as the tokens that follow the prompt (sp_free). */
 static int encode_text(int32_t **tokens, size_t *n, const run_job *job, const char *text)
 {
@@ -139,7 +145,8 @@ static int encode_text(int32_t **tokens, size_t *n, const run_job *job, const ch
     sp_status st =
         sp_tokenize(tokens, n, sp_model_tokenizer(job->model), wrapped, SIZE_MAX, SP_TOKENIZE_ADD_BOS | special_flag(job));
     free(wrapped);
-    return st ? report_failure(st) : check_room(job, *n);
+    if (st) return report_failure(st);
+    return *n ? check_room(job, *n) : fail_empty();
 }
 
 /* ---- answers ---------------------------------------------------------------------------------------------------------- */

@@ -186,6 +186,17 @@ static void cross_entropy_backward(float *logits, const double *lse, const sp_ta
     for (size_t t = 0; t < n_targets; t++) logits[(targets[t].read - first) * n_vocab + (size_t)targets[t].token] -= targets[t].weight;
 }
 
+/* Without a gradient a loss is taken for a result. With one it comes from a step that may have been too long: what to say then,
+ * training knows. */
+static sp_status check_losses(const double *nll, size_t n, const sp_engine *engine)
+{
+    for (size_t t = 0; t < n; t++)
+        if (!isfinite(nll[t]))
+            return sp_fail(SP_ERR_FORMAT, "%s: a token's loss is %g: weights%s are damaged; fetch the model again%s", engine->model->path,
+                           nll[t], engine->n_prompt ? " or prompt" : "", engine->n_prompt ? ", or train the prompt again" : "");
+    return SP_OK;
+}
+
 /* The targets of read rows first .. first + n, at most LOGIT_ROWS_AT_ONCE of them. */
 static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, size_t first,
                                     size_t n, float *logits, bool with_gradient)
@@ -197,7 +208,7 @@ static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_tar
     log_sums(lse, logits, n, m->n_vocab);
     for (size_t t = 0; t < n_targets; t++)
         nll[t] = lse[targets[t].read - first] - logits[(targets[t].read - first) * m->n_vocab + (size_t)targets[t].token];
-    if (!with_gradient) return SP_OK;
+    if (!with_gradient) return check_losses(nll, n_targets, engine);
     cross_entropy_backward(logits, lse, targets, n_targets, first, n, m->n_vocab);
     return sp_weights_head_backward(engine->dnormed + first * m->d_model, m, logits, n, engine->arena);
 }

@@ -8,6 +8,7 @@
 #include "base/status.h"
 #include "format/adapter.h"
 #include "prompt/internal.h"
+#include "prompt/task.h"
 
 /* ---- adapter_config.json and the tensor ----------------------------------------------------------------------- */
 
@@ -131,6 +132,7 @@ static sp_status read_task(sp_prompt *p, const sp_adapter *a)
     for (size_t i = 0; i < read.n_verbalizers && !st; i++)
         st = read_verbalizer(&verbalizers[i], json_array_get(list, i), a->own_path);
     read.verbalizers = verbalizers;
+    if (!st && sp_task_check(&read)) st = sp_fail(SP_ERR_FORMAT, "%s: %s", a->own_path, sp_message());
     if (!st) st = sp_prompt_set_task(p, &read);
     free(verbalizers);
     return st;

@@ -89,6 +89,12 @@ static sp_status check_verbalizers(const sp_task *task)
     return SP_OK;
 }
 
+sp_status sp_task_check(const sp_task *task)
+{
+    sp_status st = check_template(task->template_text);
+    return st ? st : check_verbalizers(task);
+}
+
 /* Every label of the data has a verbalizer. */
 static sp_status check_labels(const sp_task *task, const sp_dataset *data)
 {
@@ -136,7 +142,7 @@ sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *
     sp_task completed = *task;
     sp_status st;
     *out = NULL;
-    if ((st = check_template(task->template_text)) || (st = check_verbalizers(task))) return st;
+    if ((st = sp_task_check(task))) return st;
     if (task->n_verbalizers) return (st = check_labels(task, data)) ? st : sp_task_copy(out, task);
 
     char *texts = NULL;
