@@ -461,10 +461,10 @@ class Eval(WithModel):
 
     def test_text_and_skipped_rows(self):
         data = self.work / "text.jsonl"
-        data.write_text('{"text": "One two three four."}\n{broken\n{"text": "Five six."}\n')
+        data.write_text('{"text": "One two three four."}\n{broken\n{"text": "Five six."}\n{"text": "a"}\n')
         result = self.check(self.eval("-d", data, "--json"), 0)
         found = json.loads(result.stdout)
-        self.assertEqual((found["n"], found["skipped_rows"], found["accuracy"]), (2, 1, None))
+        self.assertEqual((found["n"], found["skipped_rows"], found["accuracy"]), (2, 2, None))
         self.assertGreater(found["perplexity"], 1)
         self.assertRegex(result.stderr, r"softprompt: warning: .*text\.jsonl:2")
 

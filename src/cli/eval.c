@@ -29,9 +29,10 @@ static const option_group groups[] = {
     {"output", output_rows, offsetof(eval_flags, output)},
     {0}};
 
-static void print_report(const sp_evaluation *evaluation, size_t n_skipped)
+static void print_report(const sp_evaluation *evaluation, const sp_dataset *data)
 {
-    report_row("rows", "%zu, %zu cut at the left; %zu skipped", evaluation->n, evaluation->n_truncated, n_skipped);
+    report_row("rows", "%zu, %zu cut at the left; %zu skipped", evaluation->n, evaluation->n_truncated,
+               rows_skipped(evaluation, data));
     evaluation_rows(evaluation);
     report_row("time", "%s", format_duration(evaluation->seconds).text);
 }
@@ -69,9 +70,9 @@ static int evaluate(const eval_flags *flags, const sp_task *given)
     progress_clear(&bar);
     if (st) goto done;
     if (flags->output.json)
-        code = print_json(evaluation_json(&evaluation, sp_dataset_n_skipped(data)));
+        code = print_json(evaluation_json(&evaluation, data));
     else
-        code = EXIT_DONE, print_report(&evaluation, sp_dataset_n_skipped(data));
+        code = EXIT_DONE, print_report(&evaluation, data);
 done:
     if (st) code = report_failure(st);
     sp_prompt_free(prompt);

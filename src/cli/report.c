@@ -127,7 +127,12 @@ static json_t *json_interval(bool applies, const double *interval)
     return applies ? json_pack("[o, o]", json_finite(interval[0]), json_finite(interval[1])) : json_null();
 }
 
-json_t *evaluation_json(const sp_evaluation *e, size_t n_skipped)
+size_t rows_skipped(const sp_evaluation *evaluation, const sp_dataset *data)
+{
+    return sp_dataset_n_skipped(data) + sp_dataset_n_rows(data) - evaluation->n;
+}
+
+json_t *evaluation_json(const sp_evaluation *e, const sp_dataset *data)
 {
     json_t *object = json_object();
     json_member(&object, "n", json_integer((json_int_t)e->n));
@@ -138,7 +143,7 @@ json_t *evaluation_json(const sp_evaluation *e, size_t n_skipped)
     json_member(&object, "exact_match_ci95", json_interval(e->has_exact_match, e->exact_match_ci95));
     json_member(&object, "loss", json_finite(e->loss));
     json_member(&object, "perplexity", json_finite(e->perplexity));
-    json_member(&object, "skipped_rows", json_integer((json_int_t)n_skipped));
+    json_member(&object, "skipped_rows", json_integer((json_int_t)rows_skipped(e, data)));
     json_member(&object, "truncated_rows", json_integer((json_int_t)e->n_truncated));
     json_member(&object, "seconds", json_finite(e->seconds));
     return object;

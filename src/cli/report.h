@@ -46,8 +46,11 @@ void json_member(json_t **object, const char *name, json_t *value);
 /* One line to standard output; frees `object`. NULL (no memory) is a failure. Returns the exit code. */
 int print_json(json_t *object);
 
-/* An evaluation as the object that `eval --json` prints. Members that do not apply are null. */
-json_t *evaluation_json(const sp_evaluation *evaluation, size_t n_skipped);
+/* Rows of the file that were not scored: those that could not be read, and those of which nothing can be predicted. */
+size_t rows_skipped(const sp_evaluation *evaluation, const sp_dataset *data);
+
+/* An evaluation of `data` as the object that `eval --json` prints. Members that do not apply are null. */
+json_t *evaluation_json(const sp_evaluation *evaluation, const sp_dataset *data);
 
 /* The same as rows of a table, but for rows and time. */
 void evaluation_rows(const sp_evaluation *evaluation);

@@ -46,7 +46,8 @@ static size_t leading_dimension(size_t capacity) { return ((capacity + SP_KEY_PA
 static sp_status grow_store(sp_layer_store *store, size_t kv_dim, size_t n_kept, size_t capacity)
 {
     size_t ld = leading_dimension(capacity);
-    float *kt = aligned_alloc(64, kv_dim * ld * sizeof(float)), *v = kt ? realloc(store->v, capacity * kv_dim * sizeof(float)) : NULL;
+    float *kt = aligned_alloc(64, kv_dim * ld * sizeof(float));
+    float *v = kt ? realloc(store->v, capacity * kv_dim * sizeof(float)) : NULL;
     if (!v) {
         free(kt);
         return sp_fail_no_memory(kv_dim * ld * sizeof(float));
