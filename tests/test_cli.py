@@ -8,6 +8,7 @@ $SOFTPROMPT_CACHE/models (two processors take about two minutes); elsewhere it i
 Standard library only.
 """
 import contextlib
+import fcntl
 import json
 import os
 import pty
@@ -402,6 +403,24 @@ class Train(WithModel):
             self.assertRegex(text, r"(?m)^next: softprompt eval -m \S+ -p \S+ -d FILE$")
         self.assertEqual(self.adapter(directory), self.adapter(self.dir), "same seed, same bytes")
 
+    def test_what_cannot_be_trained_leaves_nothing(self):
+        directory = self.work / "never"
+        result = train(directory, "--num-virtual-tokens", "100000")
+        self.assertIn(result.returncode, (1, 2))
+        self.assertRegex(result.stderr, "100000 virtual tokens")
+        self.assertFalse(directory.exists())
+
+    def test_one_training_a_directory(self):
+        directory = self.work / "shared"
+        directory.mkdir()
+        holder = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(holder, fcntl.LOCK_EX)
+            self.assertRegex(self.check(train(directory), 1).stderr, "another process")
+        finally:
+            os.close(holder)
+        self.assertEqual(list(directory.iterdir()), [])
+
     def test_quiet(self):
         result = self.check(train(self.work / "quiet", "--quiet"), 0)
         self.assertEqual(result.stderr, "")
@@ -433,6 +452,10 @@ class Eval(WithModel):
 
     def eval(self, *arguments):
         return softprompt("eval", "-m", MODEL, *arguments)
+
+    def test_predictions_are_tried_before_the_work(self):
+        result = self.check(self.eval("-d", self.data, "--predictions", self.work / "nowhere" / "p.jsonl"), 1)
+        self.assertRegex(result.stderr, "nowhere/p.jsonl: cannot write")
 
     def test_labels(self):
         predictions = self.work / "predictions.jsonl"

@@ -92,17 +92,23 @@ static sp_status write_fully(int fd, const sp_bytes *piece, const char *path)
     return SP_OK;
 }
 
+/* The directory that holds `path`; malloc, NULL: no memory, message set. */
+static char *directory_of(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    char *dir = !slash ? strdup(".") : slash == path ? strdup("/") : strndup(path, (size_t)(slash - path));
+    if (!dir) sp_fail_no_memory(strlen(path) + 1);
+    return dir;
+}
+
 /* A rename is only durable once the directory that holds the name is. */
 static sp_status sync_directory_of(const char *path)
 {
-    char *dir = strdup(path);
-    if (!dir) return sp_fail_no_memory(strlen(path) + 1);
-    char *slash = strrchr(dir, '/');
-    if (slash == dir) slash++; /* "/file": the directory is "/" */
-    if (slash) *slash = 0;
-    int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    char *dir = directory_of(path);
+    if (!dir) return SP_ERR_MEMORY;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     sp_status st = SP_OK;
-    if (fd < 0 || (fsync(fd) && errno != EINVAL)) st = sp_fail_errno(slash ? dir : ".", "sync");
+    if (fd < 0 || (fsync(fd) && errno != EINVAL)) st = sp_fail_errno(dir, "sync");
     if (fd >= 0) close(fd);
     free(dir);
     return st;
@@ -202,6 +208,17 @@ char *sp_path_join(const char *dir, const char *name)
     if (!path) sp_fail_no_memory(n);
     else snprintf(path, n, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
     return path;
+}
+
+sp_status sp_check_writable(const char *path)
+{
+    char *dir = directory_of(path);
+    if (!dir) return SP_ERR_MEMORY;
+    sp_status st = SP_OK;
+    if (sp_path_is_directory(path)) st = sp_fail(SP_ERR_IO, "%s: is a directory; name a file", path);
+    else if (access(sp_path_exists(path) ? path : dir, W_OK)) st = sp_fail_errno(path, "write");
+    free(dir);
+    return st;
 }
 
 sp_status sp_lock_directory(int *lock, const char *path)

@@ -32,6 +32,9 @@ bool sp_path_exists(const char *path);
 bool sp_path_is_directory(const char *path);
 char *sp_path_join(const char *dir, const char *name); /* malloc; NULL: no memory, message set */
 
+/* Could `path` be written? Asked before long work whose result goes there. IO: no, and why. */
+sp_status sp_check_writable(const char *path);
+
 /* Takes the directory for this process, until sp_unlock or its end, however it ends. IO: another process has it. */
 sp_status sp_lock_directory(int *lock, const char *path);
 void sp_unlock(int lock); /* -1 is fine */

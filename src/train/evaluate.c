@@ -261,6 +261,7 @@ sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prom
     const sp_logger *logger = hooks ? hooks->logger : NULL;
     *out = (sp_evaluation){0};
     sp_status st = prompt ? sp_prompt_check(prompt, model, logger) : SP_OK;
+    if (!st && options && options->predictions_path) st = sp_check_writable(options->predictions_path);
     if (!st) st = sp_task_resolve(&resolved, given, data);
     if (!st)
         st = sp_encoded_data_create(&encoded, resolved, model, data, prompt ? sp_prompt_num_virtual_tokens(prompt) : 0, logger);

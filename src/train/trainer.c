@@ -70,6 +70,16 @@ static sp_status take_directory(bool *resumed, sp_trainer *t)
     return st;
 }
 
+static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp_dataset *rows, const char *what)
+{
+    sp_status st =
+        sp_encoded_data_create(out, t->task, t->model, rows, sp_prompt_num_virtual_tokens(t->prompt), sp_trainer_logger(t));
+    if (!st && out->n_truncated)
+        sp_log(sp_trainer_logger(t), SP_LOG_WARNING, "%zu of %zu %s rows were too long and lost their beginning", out->n_truncated,
+               out->n, what);
+    return st;
+}
+
 /* Everything that a checkpoint holds beside the state. */
 static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
 {
@@ -105,7 +115,9 @@ sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset
     sp_status st = sp_train_options_resolve(&trainer->options, options, sp_dataset_n_rows(train));
     if (!st) st = resolve_task(trainer, &options->task);
     if (!st) st = make_prompt(trainer);
-    if (!st) st = take_directory(&resumed, trainer);
+    if (!st) st = encode_rows(&trainer->train, trainer, train, "training");
+    if (!st && eval) st = encode_rows(&trainer->eval, trainer, eval, "evaluation");
+    if (!st) st = take_directory(&resumed, trainer); /* last: what cannot be trained leaves nothing behind */
     return st || !resumed ? st : load_checkpoint(trainer);
 }
 
@@ -125,22 +137,10 @@ static sp_status open_logs(sp_trainer *t)
     return st;
 }
 
-static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp_dataset *rows, const char *what)
-{
-    sp_status st =
-        sp_encoded_data_create(out, t->task, t->model, rows, sp_prompt_num_virtual_tokens(t->prompt), sp_trainer_logger(t));
-    if (!st && out->n_truncated)
-        sp_log(sp_trainer_logger(t), SP_LOG_WARNING, "%zu of %zu %s rows were too long and lost their beginning", out->n_truncated,
-               out->n, what);
-    return st;
-}
-
 sp_status sp_trainer_prepare(sp_trainer *t)
 {
     size_t n_examples = t->options.batch_size * t->options.gradient_accumulation_steps;
-    sp_status st = encode_rows(&t->train, t, t->train_rows, "training");
-    if (!st && t->eval_rows) st = encode_rows(&t->eval, t, t->eval_rows, "evaluation");
-    if (!st) st = sp_scorer_create(&t->scorer, t->model);
+    sp_status st = sp_scorer_create(&t->scorer, t->model);
     if (st) return st;
     t->order = calloc(t->train.n, sizeof *t->order);
     t->items = calloc(n_examples, sizeof *t->items);
