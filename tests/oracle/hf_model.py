@@ -225,10 +225,11 @@ def write_tokenizer(writer, tokenizer, add_bos):
     writer.add_add_bos_token(add_bos)
 
 
-def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False):
+def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False, blocks=None):
     """Writes a LlamaForCausalLM as a GGUF file, its matrices as `matrix_type` (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1).
 
-    Quantised weights are no longer the model's: compare with load(path).
+    Quantised weights are no longer the model's: compare with load(path). blocks: {tensor name: (bytes (rows, row bytes), type)}
+    written in place of the model's own.
     """
     config, matrix_type = model.config, gguf.GGMLQuantizationType[matrix_type]
     writer = gguf.GGUFWriter(path, "llama")
@@ -254,7 +255,8 @@ def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False):
         if n_head:
             values = interleave_rows(values, n_head)
         kind = matrix_type if values.ndim == 2 else gguf.GGMLQuantizationType.F32
-        writer.add_tensor(name, gguf.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
+        raw, kind = (blocks or {}).get(name) or (gguf.quantize(np.ascontiguousarray(values), kind), kind)
+        writer.add_tensor(name, raw, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -288,10 +290,10 @@ def tiny_model(rope="default", seed=0, **changes):
     return model.float().eval().requires_grad_(False)
 
 
-def write_tiny(path, matrix_type="F32", add_bos=False, **tiny):
+def write_tiny(path, matrix_type="F32", add_bos=False, blocks=None, **tiny):
     """Writes tiny_model(**tiny) with a tokenizer of its own as GGUF; returns `path`."""
     model = tiny_model(**tiny)
-    write_gguf(path, model, train_tokenizer(model.config.vocab_size), matrix_type, add_bos)
+    write_gguf(path, model, train_tokenizer(model.config.vocab_size), matrix_type, add_bos, blocks)
     return path
 
 

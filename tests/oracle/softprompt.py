@@ -76,6 +76,12 @@ class Model:
     def __del__(self):
         lib.sp_model_free(self.handle)
 
+    def embed(self, tokens):
+        """Token embeddings (n, d_model)."""
+        out = np.empty((len(tokens), self.d_model), np.float32)
+        check(lib.sp_model_embed(float_pointer(out), self.handle, int32_array(tokens), c.c_size_t(len(tokens))))
+        return out
+
     def loss(self, prompt, examples, gradient=True):
         """prompt: a Prompt or None; examples: (tokens, n_answer) pairs -> loss, gradient (P, d_model) or None"""
         arrays = [int32_array(tokens) for tokens, _ in examples]
