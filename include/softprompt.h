@@ -131,8 +131,8 @@ SP_API sp_status sp_tokenize(int32_t **out, size_t *n_out, const sp_tokenizer *t
 SP_API sp_status sp_detokenize(char **out, size_t *n_bytes, const sp_tokenizer *tokenizer, const int32_t *tokens, size_t n,
                                bool with_special);
 
-SP_API int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer); /* -1: none */
-SP_API int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer); /* -1: none */
+SP_API int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer);                /* -1: none */
+SP_API int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer);                /* -1: none */
 SP_API bool sp_tokenizer_is_end(const sp_tokenizer *tokenizer, int32_t token); /* EOS, end of turn, end of message */
 SP_API bool sp_tokenizer_adds_bos(const sp_tokenizer *tokenizer);
 
@@ -161,17 +161,17 @@ typedef enum sp_row_kind {
 
 typedef struct sp_row {
     sp_row_kind kind;
-    size_t line;                   /* where it stood in the file, from 1 */
-    const char *text, *label;      /* LABEL, TEXT; else NULL */
+    size_t line;              /* where it stood in the file, from 1 */
+    const char *text, *label; /* LABEL, TEXT; else NULL */
     const char *prompt, *completion;
     const sp_chat_message *messages;
     size_t n_messages;
 } sp_row;
 
 typedef struct sp_data_options {
-    const char *text_column;   /* default "text" */
-    const char *label_column;  /* default "label" */
-    const sp_logger *logger;   /* rows that cannot be used: the first ten by line, then their number */
+    const char *text_column;  /* default "text" */
+    const char *label_column; /* default "label" */
+    const sp_logger *logger;  /* rows that cannot be used: the first ten by line, then their number */
 } sp_data_options;
 
 /* Reads .jsonl (.json, .ndjson), .csv or .tsv: by the name's ending. Rows are text/label, prompt/completion or messages.
@@ -206,9 +206,9 @@ typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
 
 typedef struct sp_prompt_options {
     size_t num_virtual_tokens; /* 0: 32. Counts a sink row */
-    sp_init init;              /* VOCAB: embeddings of seeded random tokens; RANDOM: normal, the vocabulary's deviation; TEXT: init_text */
-    const char *init_text;     /* repeated or cut to num_virtual_tokens, as PEFT does */
-    sp_sink sink;              /* BOS: the first row is a frozen copy of BOS's embedding */
+    sp_init init; /* VOCAB: embeddings of seeded random tokens; RANDOM: normal, the vocabulary's deviation; TEXT: init_text */
+    const char *init_text; /* repeated or cut to num_virtual_tokens, as PEFT does */
+    sp_sink sink;          /* BOS: the first row is a frozen copy of BOS's embedding */
     uint64_t seed;
 } sp_prompt_options;
 
@@ -260,7 +260,7 @@ SP_API sp_status sp_session_append(sp_session *session, const int32_t *tokens, s
 
 /* The same, with logits (n, n_vocab) behind every one of the n tokens. */
 SP_API sp_status sp_session_append_all(sp_session *session, const int32_t *tokens, size_t n, float *logits);
-SP_API size_t sp_session_n_tokens(const sp_session *session);            /* the text's, without the prompt */
+SP_API size_t sp_session_n_tokens(const sp_session *session);        /* the text's, without the prompt */
 SP_API void sp_session_rewind(sp_session *session, size_t n_tokens); /* forget all but the first n_tokens */
 
 typedef struct sp_sampling {
@@ -302,29 +302,30 @@ typedef struct sp_classification {
     double *logprobs;    /* ln of the probability of each label's verbalizer behind the text */
 } sp_classification;
 
-SP_API sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const char *text);
+SP_API sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task,
+                             const char *text);
 SP_API void sp_classification_clear(sp_classification *classification);
 
 /* ---- evaluation ---------------------------------------------------------------------------------------------- */
 
 typedef struct sp_evaluation {
-    size_t n;            /* rows scored */
-    size_t n_truncated;  /* rows cut at the left */
+    size_t n;           /* rows scored */
+    size_t n_truncated; /* rows cut at the left */
     bool has_accuracy, has_exact_match;
     double accuracy, accuracy_ci95[2]; /* Wilson score interval */
     double macro_f1;
     double exact_match, exact_match_ci95[2];
-    double loss;        /* nats per row: mean over rows of the mean over answer tokens */
-    double perplexity;  /* exp(nats per answer token, over all tokens) */
+    double loss;       /* nats per row: mean over rows of the mean over answer tokens */
+    double perplexity; /* exp(nats per answer token, over all tokens) */
     double seconds;
 } sp_evaluation;
 
 typedef struct sp_progress {
     const char *what; /* "train", "eval" */
     size_t done, total;
-    double seconds;          /* since the start of this call */
+    double seconds; /* since the start of this call */
     double rows_per_second;
-    double loss;             /* the last one; NAN: none yet */
+    double loss; /* the last one; NAN: none yet */
 } sp_progress;
 
 /* Calls that take long report through these, on the caller's thread. All members may be NULL or 0. */
@@ -354,29 +355,29 @@ typedef struct sp_train_options {
     sp_task task;
     sp_optimizer optimizer;
     sp_schedule schedule;
-    double learning_rate;      /* 0: 0.02 */
-    double weight_decay;       /* 0: none */
-    double max_grad_norm;      /* 0: 1.0; negative: no clipping */
-    size_t batch_size;         /* 0: 16 */
+    double learning_rate;               /* 0: 0.02 */
+    double weight_decay;                /* 0: none */
+    double max_grad_norm;               /* 0: 1.0; negative: no clipping */
+    size_t batch_size;                  /* 0: 16 */
     size_t gradient_accumulation_steps; /* 0: 1 */
-    size_t steps;              /* 0: from epochs */
-    double epochs;             /* used when steps is 0; both 0: 300 steps, or 3 epochs if those are fewer */
-    size_t warmup_steps;       /* SIZE_MAX: none; 0: 10, but at most a tenth of the steps */
+    size_t steps;                       /* 0: from epochs */
+    double epochs;                      /* used when steps is 0; both 0: 300 steps, or 3 epochs if those are fewer */
+    size_t warmup_steps;                /* SIZE_MAX: none; 0: 10, but at most a tenth of the steps */
     uint64_t seed;
-    size_t eval_every;         /* steps; 0: only at the end; needs eval data */
+    size_t eval_every;              /* steps; 0: only at the end; needs eval data */
     size_t early_stopping_patience; /* evaluations without improvement; 0: never */
-    size_t save_every;         /* steps; 0: 10 */
+    size_t save_every;              /* steps; 0: 10 */
     bool resume, overwrite;
 } sp_train_options;
 
 typedef struct sp_train_report {
-    size_t steps;             /* done in all */
-    size_t resumed_from;      /* the step that this call began at */
-    size_t best_step;         /* of the adapter written; = steps without evaluation during training */
+    size_t steps;        /* done in all */
+    size_t resumed_from; /* the step that this call began at */
+    size_t best_step;    /* of the adapter written; = steps without evaluation during training */
     bool stopped_early, already_finished;
     double first_loss, last_loss;
-    double seconds;           /* of this call */
-    uint64_t rows, tokens;    /* trained on in this call */
+    double seconds;        /* of this call */
+    uint64_t rows, tokens; /* trained on in this call */
     bool has_evaluation;
     sp_evaluation evaluation; /* of the adapter written, where eval data was given */
 } sp_train_report;
@@ -386,8 +387,8 @@ typedef struct sp_train_report {
  *   events.out.tfevents.*, checkpoints/. Interrupted at any moment, the same call with resume gives the same bytes (same machine
  *   and threads). IO: another process trains into `dir`.
  * ARGUMENT: `dir` holds another run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
-SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
-                          const sp_train_options *options, const sp_hooks *hooks);
+SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval,
+                          const char *dir, const sp_train_options *options, const sp_hooks *hooks);
 
 #ifdef __cplusplus
 }

@@ -28,7 +28,8 @@ static void keep_line(void *user, sp_log_level level, const char *line)
 }
 
 /* Writes the bytes as directory/NAME and loads them with these columns. */
-static sp_status load_bytes(sp_dataset **out, const char *name, const char *bytes, size_t n_bytes, const char *text, const char *label)
+static sp_status load_bytes(sp_dataset **out, const char *name, const char *bytes, size_t n_bytes, const char *text,
+                            const char *label)
 {
     sp_logger logger = {keep_line, NULL};
     sp_data_options options = {.text_column = text, .label_column = label, .logger = &logger};
@@ -62,8 +63,10 @@ static void assert_row(const sp_dataset *data, size_t index, size_t line, const 
     const sp_row *row = sp_dataset_row(data, index);
     assert_int_equal(row->line, line);
     assert_string_equal(row->text, text);
-    if (label) assert_string_equal(row->label, label);
-    else assert_null(row->label);
+    if (label)
+        assert_string_equal(row->label, label);
+    else
+        assert_null(row->label);
 }
 
 static void assert_fails(sp_status want, const char *name, const char *bytes, const char *message_part)
@@ -86,7 +89,8 @@ static void assert_logged(const char *part)
 static void test_csv_quotes_lines_and_bom(void **state)
 {
     (void)state;
-    sp_dataset *data = must_load("a.csv", "\xef\xbb\xbflabel,\"text\"\r\n\r\npos,\"one, \"\"two\"\"\r\nthree\"\r\nneg, blanks stay \rpos,last");
+    sp_dataset *data =
+        must_load("a.csv", "\xef\xbb\xbflabel,\"text\"\r\n\r\npos,\"one, \"\"two\"\"\r\nthree\"\r\nneg, blanks stay \rpos,last");
     assert_int_equal(sp_dataset_n_rows(data), 3);
     assert_int_equal(sp_dataset_n_skipped(data), 0);
     assert_row(data, 0, 3, "one, \"two\"\r\nthree", "pos");
@@ -139,8 +143,9 @@ static void test_columns_are_mapped(void **state)
     assert_int_equal(sp_dataset_row(data, 0)->kind, SP_ROW_TEXT);
     sp_dataset_free(data);
     assert_int_equal(load_bytes(&data, "a.csv", bytes, strlen(bytes), "review", "stars"), SP_ERR_FORMAT);
-    assert_non_null(strstr(sp_message(), "no column \"stars\"; the columns are \"id\", \"review\", \"sentiment\". Add it, or name another "
-                                         "with --label-column."));
+    assert_non_null(strstr(sp_message(),
+                           "no column \"stars\"; the columns are \"id\", \"review\", \"sentiment\". Add it, or name another "
+                           "with --label-column."));
     assert_fails(SP_ERR_FORMAT, "a.csv", bytes, "no column \"text\"; the columns are \"id\", \"review\", \"sentiment\".");
     assert_fails(SP_ERR_FORMAT, "a.csv", "text,text\na,b\n", "two columns are called \"text\"");
 
@@ -157,8 +162,9 @@ static void test_columns_are_mapped(void **state)
 static void test_jsonl_labels_and_kinds(void **state)
 {
     (void)state;
-    sp_dataset *data = must_load("a.jsonl", "{\"text\": \"\\u00e9\", \"label\": true}\n\n{\"text\": \"b\", \"label\": 0.1, \"id\": 99999999999999999999}\n"
-                                            "{\"prompt\": \"p\", \"completion\": \"c\"}\n{\"text\": \"c\", \"label\": 100000.0}\r\n");
+    sp_dataset *data = must_load(
+        "a.jsonl", "{\"text\": \"\\u00e9\", \"label\": true}\n\n{\"text\": \"b\", \"label\": 0.1, \"id\": 99999999999999999999}\n"
+                   "{\"prompt\": \"p\", \"completion\": \"c\"}\n{\"text\": \"c\", \"label\": 100000.0}\r\n");
     assert_int_equal(sp_dataset_n_rows(data), 3);
     assert_row(data, 0, 1, "\xc3\xa9", "true");
     assert_row(data, 1, 3, "b", "0.1");
@@ -176,7 +182,8 @@ static void test_jsonl_labels_and_kinds(void **state)
 static void test_json_array(void **state)
 {
     (void)state;
-    sp_dataset *data = must_load("a.json", " [\n{\"text\": \"a\",\n \"label\": \"x\"},\n {\"text\": \"b\", \"label\": \"\"}\n, {\"text\": \"c\", \"label\": \"y\"}]\n");
+    sp_dataset *data = must_load("a.json", " [\n{\"text\": \"a\",\n \"label\": \"x\"},\n {\"text\": \"b\", \"label\": \"\"}\n, "
+                                           "{\"text\": \"c\", \"label\": \"y\"}]\n");
     assert_int_equal(sp_dataset_n_rows(data), 2);
     assert_row(data, 0, 2, "a", "x");
     assert_row(data, 1, 5, "c", "y");
@@ -192,13 +199,14 @@ static void test_json_array(void **state)
 static void test_messages(void **state)
 {
     (void)state;
-    sp_dataset *data = must_load("a.jsonl",
-        "{\"messages\": [{\"role\": \"system\", \"content\": \"\"}, {\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"a\"}]}\n"
-        "{\"messages\": []}\n"
-        "{\"messages\": 3}\n"
-        "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}\n"
-        "{\"messages\": [{\"role\": \"user\", \"content\": null}]}\n"
-        "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\"}]}\n");
+    sp_dataset *data = must_load(
+        "a.jsonl", "{\"messages\": [{\"role\": \"system\", \"content\": \"\"}, {\"role\": \"user\", \"content\": \"q\"}, "
+                   "{\"role\": \"assistant\", \"content\": \"a\"}]}\n"
+                   "{\"messages\": []}\n"
+                   "{\"messages\": 3}\n"
+                   "{\"messages\": [{\"role\": \"tool\", \"content\": \"x\"}]}\n"
+                   "{\"messages\": [{\"role\": \"user\", \"content\": null}]}\n"
+                   "{\"messages\": [{\"role\": \"user\", \"content\": \"q\"}, {\"role\": \"assistant\", \"content\": \"\"}]}\n");
     assert_int_equal(sp_dataset_n_rows(data), 1);
     assert_int_equal(sp_dataset_n_skipped(data), 5);
     const sp_row *row = sp_dataset_row(data, 0);
@@ -218,9 +226,10 @@ static void test_messages(void **state)
 static void test_bad_rows_are_named(void **state)
 {
     (void)state;
-    sp_dataset *data = must_load("a.jsonl", "{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \"a\", \"label\"\n[1]\n{\"text\": 5, \"label\": \"x\"}\n"
-                                            "{\"text\": \"a\", \"label\": null}\n{\"text\": \"a\", \"label\": []}\n{\"label\": \"x\"}\n"
-                                            "{\"text\": \"\xff\", \"label\": \"x\"}\n{\"text\": \"\\u0000\", \"label\": \"x\"}\n");
+    sp_dataset *data = must_load(
+        "a.jsonl", "{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \"a\", \"label\"\n[1]\n{\"text\": 5, \"label\": \"x\"}\n"
+                   "{\"text\": \"a\", \"label\": null}\n{\"text\": \"a\", \"label\": []}\n{\"label\": \"x\"}\n"
+                   "{\"text\": \"\xff\", \"label\": \"x\"}\n{\"text\": \"\\u0000\", \"label\": \"x\"}\n");
     assert_int_equal(sp_dataset_n_rows(data), 1);
     assert_int_equal(sp_dataset_n_skipped(data), 8);
     assert_logged(":2: bad JSON");
@@ -306,11 +315,16 @@ static int remove_directory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_csv_quotes_lines_and_bom), cmocka_unit_test(test_csv_misplaced_quotes),
-        cmocka_unit_test(test_tsv_dialects),             cmocka_unit_test(test_columns_are_mapped),
-        cmocka_unit_test(test_jsonl_labels_and_kinds),   cmocka_unit_test(test_json_array),
-        cmocka_unit_test(test_messages),                 cmocka_unit_test(test_bad_rows_are_named),
-        cmocka_unit_test(test_ten_are_named_then_counted), cmocka_unit_test(test_unusable_files),
+        cmocka_unit_test(test_csv_quotes_lines_and_bom),
+        cmocka_unit_test(test_csv_misplaced_quotes),
+        cmocka_unit_test(test_tsv_dialects),
+        cmocka_unit_test(test_columns_are_mapped),
+        cmocka_unit_test(test_jsonl_labels_and_kinds),
+        cmocka_unit_test(test_json_array),
+        cmocka_unit_test(test_messages),
+        cmocka_unit_test(test_bad_rows_are_named),
+        cmocka_unit_test(test_ten_are_named_then_counted),
+        cmocka_unit_test(test_unusable_files),
         cmocka_unit_test(test_rows_beyond_the_limit),
     };
     return cmocka_run_group_tests(tests, make_directory, remove_directory);

@@ -89,12 +89,15 @@ static void test_run_log(void **state)
     sp_run_log_close(log);
 
     char want[512];
-    sp_evaluation evaluation = {.n = 3, .has_accuracy = true, .accuracy = 0.5, .macro_f1 = 0.25, .loss = 1, .perplexity = 2, .seconds = 4};
+    sp_evaluation evaluation = {
+        .n = 3, .has_accuracy = true, .accuracy = 0.5, .macro_f1 = 0.25, .loss = 1, .perplexity = 2, .seconds = 4};
     assert_int_equal(sp_run_log_open(&log, path, offset), SP_OK); /* as after a kill: step 2 comes after the checkpoint */
     assert_int_equal(sp_run_log_add_evaluation(log, 1, &evaluation), SP_OK);
     sp_run_log_close(log);
-    snprintf(want, sizeof want, "%s{\"step\": 1, \"eval_loss\": 1, \"eval_perplexity\": 2, \"eval_accuracy\": 0.5, "
-             "\"eval_macro_f1\": 0.25, \"eval_seconds\": 4, \"eval_examples\": 3}\n", first_row);
+    snprintf(want, sizeof want,
+             "%s{\"step\": 1, \"eval_loss\": 1, \"eval_perplexity\": 2, \"eval_accuracy\": 0.5, "
+             "\"eval_macro_f1\": 0.25, \"eval_seconds\": 4, \"eval_examples\": 3}\n",
+             first_row);
     assert_file(want);
 
     assert_int_equal(sp_run_log_open(&log, path, 100000), SP_ERR_MISMATCH);
@@ -126,8 +129,10 @@ static void test_event_bytes(void **state)
     (void)state;
     /* TensorFlow's own event files begin with these, since their first record has the same length. */
     static const uint8_t header[] = {24, 0, 0, 0, 0, 0, 0, 0, 0xa3, 0x7f, 0x4b, 0x22};
-    static const uint8_t version[] = {0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f, 0x1a, 13, 'b', 'r', 'a', 'i', 'n', '.', 'E', 'v', 'e', 'n', 't', ':', '2'};
-    static const uint8_t point[] = {0x09, 0, 0, 0, 0, 0, 0, 0, 0x40, 0x10, 0xac, 0x02, 0x2a, 12, 0x0a, 10, 0x0a, 3, 'a', '/', 'b', 0x15, 0, 0, 0, 0x3f};
+    static const uint8_t version[] = {0x09, 0,   0,   0,   0,   0,   0,   0xf0, 0x3f, 0x1a, 13,  'b',
+                                      'r',  'a', 'i', 'n', '.', 'E', 'v', 'e',  'n',  't',  ':', '2'};
+    static const uint8_t point[] = {0x09, 0,    0,  0,    0, 0,   0,   0,   0x40, 0x10, 0xac, 0x02, 0x2a,
+                                    12,   0x0a, 10, 0x0a, 3, 'a', '/', 'b', 0x15, 0,    0,    0,    0x3f};
     sp_events *events;
     sp_mapped_file file;
     assert_int_equal(sp_events_open(&events, path, 0, 1.0), SP_OK);

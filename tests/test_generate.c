@@ -72,7 +72,8 @@ static void pieces_add_up_and_seeds_decide(void **state)
     size_t n_different = 0;
     for (uint64_t seed = 0; seed < 40; seed++) {
         const sp_sampling options = {.max_new_tokens = 60, .temperature = 1.5f, .seed = seed};
-        sp_generation first = generate(&options), second = generate(&options), other = generate(&(sp_sampling){.max_new_tokens = 60, .temperature = 1.5f, .seed = seed + 1000});
+        sp_generation first = generate(&options), second = generate(&options),
+                      other = generate(&(sp_sampling){.max_new_tokens = 60, .temperature = 1.5f, .seed = seed + 1000});
         assert_true(same_text(&first, &second));
         assert_int_equal(first.n_tokens, second.n_tokens);
         n_different += !same_text(&first, &other);

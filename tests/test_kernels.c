@@ -74,7 +74,8 @@ static void check_gemm(const sp_kernels *kernels, size_t m, size_t n, size_t k, 
 static void gemm_matches(void **state)
 {
     (void)state;
-    static const size_t rows[] = {0, 1, 2, 3, 5, 6, 7, 12, 13}, columns[] = {0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 33, 49, 64, 75}, inner[] = {0, 1, 5, 64};
+    static const size_t rows[] = {0, 1, 2, 3, 5, 6, 7, 12, 13}, columns[] = {0, 1, 3, 4, 7, 8, 15, 16, 17, 32, 33, 49, 64, 75},
+                        inner[] = {0, 1, 5, 64};
     for (size_t v = 0; v < n_rungs; v++)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
             for (size_t j = 0; j < sizeof columns / sizeof *columns; j++)
@@ -175,7 +176,10 @@ static void rms_norm_matches(void **state)
         }
 }
 
-static double reference_swiglu(double gate, double up) { return gate / (1 + exp(-gate)) * up; }
+static double reference_swiglu(double gate, double up)
+{
+    return gate / (1 + exp(-gate)) * up;
+}
 
 static void swiglu_matches(void **state)
 {
@@ -220,12 +224,9 @@ static void exp_scaled_matches(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(dot_matches),
-        cmocka_unit_test(gemm_matches),
-        cmocka_unit_test(softmax_matches),
-        cmocka_unit_test(softmax_backward_is_the_derivative),
-        cmocka_unit_test(rms_norm_matches),
-        cmocka_unit_test(swiglu_matches),
+        cmocka_unit_test(dot_matches),        cmocka_unit_test(gemm_matches),
+        cmocka_unit_test(softmax_matches),    cmocka_unit_test(softmax_backward_is_the_derivative),
+        cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(swiglu_matches),
         cmocka_unit_test(exp_scaled_matches),
     };
     n_rungs = sp_kernels_list(rungs);

@@ -169,8 +169,10 @@ static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), c
             if (st) fail_msg("%s: %s", path, sp_message());
             break;
         }
-        if (st == SP_OK && n_recovered > 0) n_recovered--;
-        else if (st != SP_ERR_MEMORY) fail_msg("%s: allocation %zu failed: status %d, message \"%s\"", path, n, st, sp_message());
+        if (st == SP_OK && n_recovered > 0)
+            n_recovered--;
+        else if (st != SP_ERR_MEMORY)
+            fail_msg("%s: allocation %zu failed: status %d, message \"%s\"", path, n, st, sp_message());
     }
     assert_true(n >= at_least);
 }
@@ -278,11 +280,8 @@ static void sessions_go_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gguf_files),
-        cmocka_unit_test(safetensors_files),
-        cmocka_unit_test(adapter_directories),
-        cmocka_unit_test(models),
-        cmocka_unit_test(sessions_go_on),
+        cmocka_unit_test(gguf_files), cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
+        cmocka_unit_test(models),     cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,7 +72,8 @@ static void filters_cut_the_tail(void **state)
     assert_draws(&(sp_sampling){.temperature = 1, .top_p = 0.66f, .seed = 6}, NULL, 0, three); /* .65 is not enough */
     assert_draws(&(sp_sampling){.temperature = 1, .top_p = 0.3f, .seed = 7}, NULL, 0, (double[N_VOCAB]){[3] = 1});
     assert_draws(&(sp_sampling){.temperature = 1, .min_p = 0.2f, .seed = 8}, NULL, 0, four); /* at least .08 */
-    assert_draws(&(sp_sampling){.temperature = 1, .top_k = 4, .top_p = 0.7f, .seed = 9}, NULL, 0, two); /* .65 / .9 of the four is enough */
+    assert_draws(&(sp_sampling){.temperature = 1, .top_k = 4, .top_p = 0.7f, .seed = 9}, NULL, 0,
+                 two); /* .65 / .9 of the four is enough */
 }
 
 /* Logits are positive here, so a penalty of 2 halves those of seen tokens, once each however often they occur. */
@@ -90,7 +91,8 @@ static void repetition_is_penalised_once(void **state)
 static void nonsense_is_refused(void **state)
 {
     (void)state;
-    static const sp_sampling bad[] = {{.temperature = -1}, {.temperature = NAN}, {.temperature = INFINITY}, {.top_p = 1.5f}, {.min_p = -1}, {.repetition_penalty = -2}};
+    static const sp_sampling bad[] = {{.temperature = -1}, {.temperature = NAN}, {.temperature = INFINITY},
+                                      {.top_p = 1.5f},     {.min_p = -1},        {.repetition_penalty = -2}};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         sp_sampler sampler;
         assert_int_equal(sp_sampler_init(&sampler, &bad[i], N_VOCAB), SP_ERR_ARGUMENT);
@@ -101,8 +103,9 @@ static void nonsense_is_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(greedy_takes_the_largest),     cmocka_unit_test(temperature_sharpens), cmocka_unit_test(filters_cut_the_tail),
-        cmocka_unit_test(repetition_is_penalised_once), cmocka_unit_test(nonsense_is_refused),
+        cmocka_unit_test(greedy_takes_the_largest), cmocka_unit_test(temperature_sharpens),
+        cmocka_unit_test(filters_cut_the_tail),     cmocka_unit_test(repetition_is_penalised_once),
+        cmocka_unit_test(nonsense_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -38,7 +38,8 @@ static float *whole_numbers(size_t n, size_t period)
 
 static sp_status multiply(float *y, const float *x, const float *w, size_t n, size_t n_out, size_t n_in, bool backward)
 {
-    return backward ? sp_linear_backward(y, n_in, x, n_out, w, n, n_out, n_in, false) : sp_linear(y, n_out, x, n_in, w, n, n_out, n_in, false);
+    return backward ? sp_linear_backward(y, n_in, x, n_out, w, n, n_out, n_in, false)
+                    : sp_linear(y, n_out, x, n_in, w, n, n_out, n_in, false);
 }
 
 static void check_shape(size_t n, size_t n_out, size_t n_in, bool backward)
@@ -62,7 +63,8 @@ static void check_shape(size_t n, size_t n_out, size_t n_in, bool backward)
 static void products_survive_signals(void **state)
 {
     (void)state;
-    static const size_t shapes[][3] = {{40, 960, 576}, {7, 960, 576}, {4, 576, 3072}, {4, 49152, 576}, {2, 576, 49152}, {200, 3072, 576}};
+    static const size_t shapes[][3] = {{40, 960, 576},  {7, 960, 576},   {4, 576, 3072},
+                                       {4, 49152, 576}, {2, 576, 49152}, {200, 3072, 576}};
     const struct sigaction action = {.sa_handler = count_signal, .sa_flags = SA_RESTART};
     assert_int_equal(sigaction(SIGALRM, &action, NULL), 0);
     sp_linear_shield_workers();

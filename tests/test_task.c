@@ -13,7 +13,17 @@
 
 #include "prompt/task.h"
 
-enum { BLANK = 1000, LINE_ENDS = 2000, BOS = 3000, EOS = 3001, SPECIAL = 3002, SYSTEM = 3010, USER = 3011, ASSISTANT = 3012, TURN_END = 3013 };
+enum {
+    BLANK = 1000,
+    LINE_ENDS = 2000,
+    BOS = 3000,
+    EOS = 3001,
+    SPECIAL = 3002,
+    SYSTEM = 3010,
+    USER = 3011,
+    ASSISTANT = 3012,
+    TURN_END = 3013
+};
 
 struct sp_tokenizer {
     bool adds_bos, has_eos;
@@ -31,20 +41,33 @@ sp_status sp_tokenize(int32_t **out, size_t *n_out, const sp_tokenizer *tokenize
     if ((flags & SP_TOKENIZE_ADD_BOS) && tokenizer->adds_bos) *at++ = BOS;
     for (size_t i = 0; i < n_bytes; i++) {
         unsigned char c = (unsigned char)text[i], next = i + 1 < n_bytes ? (unsigned char)text[i + 1] : 0;
-        if ((flags & SP_TOKENIZE_PARSE_SPECIAL) && n_bytes - i >= 3 && !memcmp(text + i, "<e>", 3)) *at++ = SPECIAL, i += 2;
-        else if (c == ' ' && next) *at++ = BLANK + next, i++;
-        else if (c == '\n' && next == '\n') *at++ = LINE_ENDS, i++;
-        else *at++ = c;
+        if ((flags & SP_TOKENIZE_PARSE_SPECIAL) && n_bytes - i >= 3 && !memcmp(text + i, "<e>", 3))
+            *at++ = SPECIAL, i += 2;
+        else if (c == ' ' && next)
+            *at++ = BLANK + next, i++;
+        else if (c == '\n' && next == '\n')
+            *at++ = LINE_ENDS, i++;
+        else
+            *at++ = c;
     }
     *n_out = (size_t)(at - *out);
     return SP_OK;
 }
 
-int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer) { return tokenizer->adds_bos ? BOS : -1; }
+int32_t sp_tokenizer_bos(const sp_tokenizer *tokenizer)
+{
+    return tokenizer->adds_bos ? BOS : -1;
+}
 
-int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer) { return tokenizer->has_eos ? EOS : -1; }
+int32_t sp_tokenizer_eos(const sp_tokenizer *tokenizer)
+{
+    return tokenizer->has_eos ? EOS : -1;
+}
 
-bool sp_tokenizer_adds_bos(const sp_tokenizer *tokenizer) { return tokenizer->adds_bos; }
+bool sp_tokenizer_adds_bos(const sp_tokenizer *tokenizer)
+{
+    return tokenizer->adds_bos;
+}
 
 sp_status sp_chat_tokenize(int32_t **tokens, uint8_t **answer, size_t *n, const sp_tokenizer *tokenizer,
                            const sp_chat_message *messages, size_t n_messages, bool add_generation_prompt)
@@ -69,9 +92,15 @@ sp_status sp_chat_tokenize(int32_t **tokens, uint8_t **answer, size_t *n, const 
 
 static const sp_verbalizer verbalizers[] = {{"positive", " pos"}, {"negative", " n"}};
 
-static sp_task sentiment(size_t max_length) { return (sp_task){"R: {text}\nS:", verbalizers, 2, max_length}; }
+static sp_task sentiment(size_t max_length)
+{
+    return (sp_task){"R: {text}\nS:", verbalizers, 2, max_length};
+}
 
-static sp_row label_row(const char *text, const char *label) { return (sp_row){.kind = SP_ROW_LABEL, .line = 7, .text = text, .label = label}; }
+static sp_row label_row(const char *text, const char *label)
+{
+    return (sp_row){.kind = SP_ROW_LABEL, .line = 7, .text = text, .label = label};
+}
 
 static void assert_context(const sp_encoded_row *row, const sp_tokenizer *tokenizer, const char *want)
 {
@@ -175,7 +204,8 @@ static void test_cut_by_room(void **state)
         assert_int_equal(encoded.truncated, room < n_whole);
         assert_int_equal(encoded.n_context, room < n_whole ? room - 3 : whole.n_context);
         size_t n_tail = room < n_whole ? encoded.n_context - 4 : whole.n_context;
-        assert_memory_equal(encoded.context + encoded.n_context - n_tail, whole.context + whole.n_context - n_tail, n_tail * sizeof(int32_t));
+        assert_memory_equal(encoded.context + encoded.n_context - n_tail, whole.context + whole.n_context - n_tail,
+                            n_tail * sizeof(int32_t));
         sp_encoded_row_clear(&encoded);
     }
     sp_encoded_row_clear(&whole);
@@ -216,8 +246,10 @@ static void test_completion(void **state)
 static void test_chat(void **state)
 {
     (void)state;
-    static const sp_chat_message messages[] = {{"user", "a"}, {"assistant", "b"}, {"user", "c"}, {"assistant", "de"}, {"user", "thanks"}};
-    static const int32_t context[] = {BOS, USER, 'a', TURN_END, '\n', ASSISTANT, 'b', TURN_END, '\n', USER, 'c', TURN_END, '\n', ASSISTANT};
+    static const sp_chat_message messages[] = {
+        {"user", "a"}, {"assistant", "b"}, {"user", "c"}, {"assistant", "de"}, {"user", "thanks"}};
+    static const int32_t context[] = {BOS,      USER, 'a',  TURN_END, '\n',     ASSISTANT, 'b',
+                                      TURN_END, '\n', USER, 'c',      TURN_END, '\n',      ASSISTANT};
     static const int32_t answer[] = {'d', 'e', TURN_END}, cut[] = {BOS, TURN_END, '\n', ASSISTANT};
     sp_row row = {.kind = SP_ROW_CHAT, .line = 3, .messages = messages, .n_messages = 5};
     sp_task task = {0};
@@ -278,7 +310,8 @@ static void test_copy(void **state)
 static void test_resolve(void **state)
 {
     (void)state;
-    sp_dataset *data = load("{\"text\": \"a\", \"label\": \"z\"}\n{\"text\": \"b\", \"label\": 1}\n{\"text\": \"c\", \"label\": \"z\"}\n");
+    sp_dataset *data =
+        load("{\"text\": \"a\", \"label\": \"z\"}\n{\"text\": \"b\", \"label\": 1}\n{\"text\": \"c\", \"label\": \"z\"}\n");
     sp_task task = {.max_length = 5}, *out;
     assert_int_equal(sp_task_resolve(&out, &task, data), SP_OK);
     assert_int_equal(out->n_verbalizers, 2);
@@ -323,10 +356,11 @@ static void test_too_many_labels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_label),          cmocka_unit_test(test_cut_by_max_length), cmocka_unit_test(test_cut_by_room),
-        cmocka_unit_test(test_bad_candidates), cmocka_unit_test(test_completion),        cmocka_unit_test(test_chat),
-        cmocka_unit_test(test_text),           cmocka_unit_test(test_copy),              cmocka_unit_test(test_resolve),
-        cmocka_unit_test(test_too_many_labels),
+        cmocka_unit_test(test_label),       cmocka_unit_test(test_cut_by_max_length),
+        cmocka_unit_test(test_cut_by_room), cmocka_unit_test(test_bad_candidates),
+        cmocka_unit_test(test_completion),  cmocka_unit_test(test_chat),
+        cmocka_unit_test(test_text),        cmocka_unit_test(test_copy),
+        cmocka_unit_test(test_resolve),     cmocka_unit_test(test_too_many_labels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

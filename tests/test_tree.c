@@ -42,7 +42,8 @@ static size_t count_prefixes(int32_t (*sequences)[LONGEST], const size_t *length
     for (size_t i = 0; i < N; i++)
         for (size_t l = 1; l <= lengths[i]; l++) {
             bool seen = false;
-            for (size_t j = 0; j < i && !seen; j++) seen = lengths[j] >= l && !memcmp(sequences[j], sequences[i], l * sizeof(int32_t));
+            for (size_t j = 0; j < i && !seen; j++)
+                seen = lengths[j] >= l && !memcmp(sequences[j], sequences[i], l * sizeof(int32_t));
             count += !seen;
         }
     return count;

@@ -26,7 +26,8 @@ static sp_status cut(sp_append_file *file)
     file->regular = S_ISREG(info.st_mode);
     if (!file->regular) return SP_OK;
     if ((uint64_t)info.st_size < file->offset)
-        return sp_fail(SP_ERR_MISMATCH, "%s: holds %" PRIu64 " bytes, but %" PRIu64
+        return sp_fail(SP_ERR_MISMATCH,
+                       "%s: holds %" PRIu64 " bytes, but %" PRIu64
                        " when the checkpoint was written; put the file back, or start again with --overwrite",
                        file->path, (uint64_t)info.st_size, file->offset);
     if (ftruncate(file->fd, (off_t)file->offset)) return sp_fail_errno(file->path, "truncate");
@@ -44,8 +45,10 @@ sp_status sp_append_file_open(sp_append_file **out, const char *path, uint64_t o
     file->offset = offset;
     file->fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
     sp_status st = file->fd < 0 ? sp_fail_errno(path, "open") : cut(file);
-    if (st) sp_append_file_close(file);
-    else *out = file;
+    if (st)
+        sp_append_file_close(file);
+    else
+        *out = file;
     return st;
 }
 
@@ -74,7 +77,10 @@ sp_status sp_append_file_sync(sp_append_file *file)
     return SP_OK;
 }
 
-uint64_t sp_append_file_offset(const sp_append_file *file) { return file->offset; }
+uint64_t sp_append_file_offset(const sp_append_file *file)
+{
+    return file->offset;
+}
 
 void sp_append_file_close(sp_append_file *file)
 {

@@ -16,8 +16,8 @@ sp_status sp_append_file_open(sp_append_file **out, const char *path, uint64_t o
 
 /* Appends a record whole or, on failure (a full disk, say), not at all. */
 sp_status sp_append_file_add(sp_append_file *file, const void *bytes, size_t n_bytes);
-sp_status sp_append_file_sync(sp_append_file *file);            /* what was added survives a power cut */
-uint64_t sp_append_file_offset(const sp_append_file *file);     /* bytes in the file: what a checkpoint remembers */
-void sp_append_file_close(sp_append_file *file);                /* NULL is fine */
+sp_status sp_append_file_sync(sp_append_file *file);        /* what was added survives a power cut */
+uint64_t sp_append_file_offset(const sp_append_file *file); /* bytes in the file: what a checkpoint remembers */
+void sp_append_file_close(sp_append_file *file);            /* NULL is fine */
 
 #endif

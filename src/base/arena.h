@@ -14,7 +14,9 @@ void sp_arena_free(sp_arena *arena);
 void *sp_arena_alloc(sp_arena *arena, size_t n_items, size_t item_bytes);
 
 /* Everything allocated since the mark is given back (and kept for the next use). */
-typedef struct sp_arena_mark { size_t block, used; } sp_arena_mark;
+typedef struct sp_arena_mark {
+    size_t block, used;
+} sp_arena_mark;
 sp_arena_mark sp_arena_get_mark(const sp_arena *arena);
 void sp_arena_reset(sp_arena *arena, sp_arena_mark mark); /* (sp_arena_mark){0}: all */
 

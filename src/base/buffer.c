@@ -31,7 +31,10 @@ sp_status sp_buffer_add(sp_buffer *buffer, const void *bytes, size_t n_bytes)
     return SP_OK;
 }
 
-sp_status sp_buffer_add_string(sp_buffer *buffer, const char *string) { return sp_buffer_add(buffer, string, strlen(string)); }
+sp_status sp_buffer_add_string(sp_buffer *buffer, const char *string)
+{
+    return sp_buffer_add(buffer, string, strlen(string));
+}
 
 sp_status sp_buffer_printf(sp_buffer *buffer, const char *format, ...)
 {

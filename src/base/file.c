@@ -19,10 +19,14 @@ static sp_status open_regular(int *fd, size_t *size, const char *path)
     *fd = open(path, O_RDONLY | O_CLOEXEC);
     if (*fd < 0) return sp_fail_errno(path, "open");
     sp_status st = SP_OK;
-    if (fstat(*fd, &info)) st = sp_fail_errno(path, "stat");
-    else if (!S_ISREG(info.st_mode)) st = sp_fail(SP_ERR_IO, "%s: not a regular file", path);
-    if (st) close(*fd);
-    else *size = (size_t)info.st_size;
+    if (fstat(*fd, &info))
+        st = sp_fail_errno(path, "stat");
+    else if (!S_ISREG(info.st_mode))
+        st = sp_fail(SP_ERR_IO, "%s: not a regular file", path);
+    if (st)
+        close(*fd);
+    else
+        *size = (size_t)info.st_size;
     return st;
 }
 
@@ -35,8 +39,10 @@ sp_status sp_map_file(sp_mapped_file *out, const char *path)
     if (st) return st;
     if (size > 0) {
         void *bytes = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (bytes == MAP_FAILED) st = sp_fail_errno(path, "map");
-        else *out = (sp_mapped_file){bytes, size};
+        if (bytes == MAP_FAILED)
+            st = sp_fail_errno(path, "map");
+        else
+            *out = (sp_mapped_file){bytes, size};
     }
     close(fd);
     return st;
@@ -205,8 +211,10 @@ char *sp_path_join(const char *dir, const char *name)
 {
     size_t n = strlen(dir) + strlen(name) + 2;
     char *path = malloc(n);
-    if (!path) sp_fail_no_memory(n);
-    else snprintf(path, n, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
+    if (!path)
+        sp_fail_no_memory(n);
+    else
+        snprintf(path, n, "%s%s%s", dir, *dir && dir[strlen(dir) - 1] != '/' ? "/" : "", name);
     return path;
 }
 
@@ -215,8 +223,10 @@ sp_status sp_check_writable(const char *path)
     char *dir = directory_of(path);
     if (!dir) return SP_ERR_MEMORY;
     sp_status st = SP_OK;
-    if (sp_path_is_directory(path)) st = sp_fail(SP_ERR_IO, "%s: is a directory; name a file", path);
-    else if (access(sp_path_exists(path) ? path : dir, W_OK)) st = sp_fail_errno(path, "write");
+    if (sp_path_is_directory(path))
+        st = sp_fail(SP_ERR_IO, "%s: is a directory; name a file", path);
+    else if (access(sp_path_exists(path) ? path : dir, W_OK))
+        st = sp_fail_errno(path, "write");
     free(dir);
     return st;
 }

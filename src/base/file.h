@@ -27,7 +27,7 @@ typedef struct sp_bytes {
  * it points to is replaced. Pipes and devices (/dev/stdout) are written as they are. */
 sp_status sp_write_file_atomic(const char *path, const sp_bytes *pieces, size_t n_pieces);
 
-sp_status sp_make_directory(const char *path);   /* with its parents; fine where it exists */
+sp_status sp_make_directory(const char *path); /* with its parents; fine where it exists */
 bool sp_path_exists(const char *path);
 bool sp_path_is_directory(const char *path);
 char *sp_path_join(const char *dir, const char *name); /* malloc; NULL: no memory, message set */

@@ -3,7 +3,10 @@
 
 #include <math.h>
 
-static uint64_t rotate_left(uint64_t x, int k) { return (x << k) | (x >> (64 - k)); }
+static uint64_t rotate_left(uint64_t x, int k)
+{
+    return (x << k) | (x >> (64 - k));
+}
 
 static uint64_t split_mix(uint64_t *state)
 {
@@ -33,7 +36,10 @@ uint64_t sp_rng_next(sp_rng *rng)
     return result;
 }
 
-double sp_rng_uniform(sp_rng *rng) { return (double)(sp_rng_next(rng) >> 11) * 0x1p-53; }
+double sp_rng_uniform(sp_rng *rng)
+{
+    return (double)(sp_rng_next(rng) >> 11) * 0x1p-53;
+}
 
 double sp_rng_normal(sp_rng *rng)
 {

@@ -9,9 +9,15 @@
 
 static _Thread_local char message[1024];
 
-const char *sp_message(void) { return message; }
+const char *sp_message(void)
+{
+    return message;
+}
 
-void sp_free(void *memory) { free(memory); }
+void sp_free(void *memory)
+{
+    free(memory);
+}
 
 /* Text from files may stand in messages: whatever is no printable byte must not reach a terminal or break the line. */
 static void make_printable(char *line)
@@ -43,7 +49,10 @@ sp_status(sp_fail_errno)(const char *path, const char *action)
     return sp_fail(SP_ERR_IO, "%s: cannot %s: %s", path, action, strerror(errno));
 }
 
-sp_status(sp_fail_within)(sp_status status, const char *where) { return sp_fail(status, "%s: %s", where, message); }
+sp_status(sp_fail_within)(sp_status status, const char *where)
+{
+    return sp_fail(status, "%s: %s", where, message);
+}
 
 void sp_log(const sp_logger *logger, sp_log_level level, const char *format, ...)
 {

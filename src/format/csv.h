@@ -2,11 +2,10 @@
  *
  * CSV   A field may stand in quotes; then it may hold commas, line ends, and quotes written twice. Lines end in LF, CRLF or CR;
  *       a BOM is skipped, and so are empty lines. Nothing is trimmed. A record that uses quotes in another way (`5" disk`, or a
- *       quote that is never closed) is read as that one line, without knowledge of what follows: at worst it has the wrong number of
- *       fields, but it swallows no other record.
- * TSV   has two dialects: as registered (text/tab-separated-values) quotes are plain characters; spreadsheets and data-frame
- *       libraries write CSV's quotes. A file in which every quote stands where the second allows one is read as the second, any
- *       other as the first: a text file that happens to begin a field with a quote keeps its lines. */
+ *       quote that is never closed) is read as that one line, without knowledge of what follows: at worst it has the wrong number
+ * of fields, but it swallows no other record. TSV   has two dialects: as registered (text/tab-separated-values) quotes are plain
+ * characters; spreadsheets and data-frame libraries write CSV's quotes. A file in which every quote stands where the second allows
+ * one is read as the second, any other as the first: a text file that happens to begin a field with a quote keeps its lines. */
 #ifndef SP_FORMAT_CSV_H
 #define SP_FORMAT_CSV_H
 
@@ -23,7 +22,7 @@ typedef struct sp_csv_record {
     size_t line; /* from 1 */
     const sp_csv_field *fields;
     size_t n_fields; /* 0: a line of more than max_bytes, left out */
-} sp_csv_record; /* belongs to the reader, valid until the next call */
+} sp_csv_record;     /* belongs to the reader, valid until the next call */
 
 /* separator: ',' or '\t'. `text` must outlive the reader. max_bytes: the most that one record may take. */
 sp_status sp_csv_open(sp_csv **out, const char *text, size_t n_bytes, char separator, size_t max_bytes);

@@ -15,11 +15,11 @@ typedef struct sp_gguf_string { /* not NUL-terminated: bytes of the file */
 } sp_gguf_string;
 
 typedef struct sp_gguf_tensor {
-    const char *name;     /* NUL-terminated, printable */
-    enum ggml_type type;  /* known to ggml, or the file is refused by name of the tensor */
+    const char *name;    /* NUL-terminated, printable */
+    enum ggml_type type; /* known to ggml, or the file is refused by name of the tensor */
     int n_dims;
-    uint64_t shape[4];    /* ggml's order: shape[0] is the length of a row; 1 beyond n_dims */
-    const void *data;     /* inside the mapping, n_bytes of it, aligned as the file says */
+    uint64_t shape[4]; /* ggml's order: shape[0] is the length of a row; 1 beyond n_dims */
+    const void *data;  /* inside the mapping, n_bytes of it, aligned as the file says */
     size_t n_bytes;
 } sp_gguf_tensor;
 
@@ -37,7 +37,7 @@ sp_status sp_gguf_get_bool(bool *out, const sp_gguf *gguf, const char *key);
 sp_status sp_gguf_get_string(sp_gguf_string *out, const sp_gguf *gguf, const char *key);
 sp_status sp_gguf_get_array_n(size_t *n, const sp_gguf *gguf, const char *key);
 sp_status sp_gguf_get_array_string(sp_gguf_string *out, const sp_gguf *gguf, const char *key, size_t index); /* O(1) */
-sp_status sp_gguf_get_array_i32(int32_t *out, const sp_gguf *gguf, const char *key, size_t index);           /* any integer type, bool */
+sp_status sp_gguf_get_array_i32(int32_t *out, const sp_gguf *gguf, const char *key, size_t index); /* any integer type, bool */
 sp_status sp_gguf_get_array_f32(float *out, const sp_gguf *gguf, const char *key, size_t index);
 
 size_t sp_gguf_n_tensors(const sp_gguf *gguf);

@@ -54,15 +54,18 @@ static const char *type_name(const json_t *value)
     }
 }
 
-/* A label that is no string, as text: 3 (also for 3.0, which a file's writer may have made of it), 0.5, true. False: none of these. */
+/* A label that is no string, as text: 3 (also for 3.0, which a file's writer may have made of it), 0.5, true. False: none of these.
+ */
 static bool label_text(char out[LABEL_CHARS], const json_t *value)
 {
     if (json_is_integer(value)) {
         snprintf(out, LABEL_CHARS, "%" JSON_INTEGER_FORMAT, json_integer_value(value));
     } else if (json_is_real(value)) {
         double real = json_real_value(value);
-        if (fabs(real) < 0x1p53 && real == trunc(real)) snprintf(out, LABEL_CHARS, "%.0f", real + 0.0); /* + 0: no "-0" */
-        else sp_format_double(out, real);
+        if (fabs(real) < 0x1p53 && real == trunc(real))
+            snprintf(out, LABEL_CHARS, "%.0f", real + 0.0); /* + 0: no "-0" */
+        else
+            sp_format_double(out, real);
     } else if (json_is_boolean(value)) {
         snprintf(out, LABEL_CHARS, "%s", json_is_true(value) ? "true" : "false");
     } else {

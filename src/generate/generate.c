@@ -20,9 +20,9 @@ typedef struct generator {
     sp_sampling options;
     sp_text_fn *on_text;
     void *user;
-    sp_buffer raw;     /* bytes of all tokens so far */
-    size_t n_shown;    /* of them handed on */
-    sp_buffer text;    /* what was handed on, repaired to valid UTF-8 */
+    sp_buffer raw;  /* bytes of all tokens so far */
+    size_t n_shown; /* of them handed on */
+    sp_buffer text; /* what was handed on, repaired to valid UTF-8 */
     int32_t *tokens;
     float *logprobs;
     size_t n, capacity;
@@ -51,7 +51,8 @@ static size_t find_stop(const generator *g)
     size_t first = SIZE_MAX;
     for (size_t s = 0; s < g->options.n_stop; s++) {
         size_t n = strlen(g->options.stop[s]);
-        const char *at = n && g->raw.bytes ? memmem(g->raw.bytes + g->n_shown, g->raw.n_bytes - g->n_shown, g->options.stop[s], n) : NULL;
+        const char *at =
+            n && g->raw.bytes ? memmem(g->raw.bytes + g->n_shown, g->raw.n_bytes - g->n_shown, g->options.stop[s], n) : NULL;
         if (at && (size_t)(at - g->raw.bytes) < first) first = (size_t)(at - g->raw.bytes);
     }
     return first;

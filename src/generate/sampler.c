@@ -11,9 +11,11 @@
 sp_status sp_sampler_init(sp_sampler *sampler, const sp_sampling *options, size_t n_vocab)
 {
     *sampler = (sp_sampler){.options = *options, .n_vocab = n_vocab, .rng = sp_rng_seed(options->seed, 0)};
-    if (!(options->temperature >= 0) || !(options->top_p >= 0 && options->top_p <= 1) || !(options->min_p >= 0 && options->min_p <= 1) ||
-        !(options->repetition_penalty >= 0) || isinf(options->temperature) || isinf(options->repetition_penalty))
-        return sp_fail(SP_ERR_ARGUMENT, "sampling: temperature and repetition penalty must be finite and >= 0, top-p and min-p in [0, 1]");
+    if (!(options->temperature >= 0) || !(options->top_p >= 0 && options->top_p <= 1) ||
+        !(options->min_p >= 0 && options->min_p <= 1) || !(options->repetition_penalty >= 0) || isinf(options->temperature) ||
+        isinf(options->repetition_penalty))
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "sampling: temperature and repetition penalty must be finite and >= 0, top-p and min-p in [0, 1]");
     sampler->candidates = malloc(n_vocab * sizeof *sampler->candidates);
     sampler->seen = calloc(n_vocab, sizeof *sampler->seen);
     if (sampler->candidates && sampler->seen) return SP_OK;
@@ -61,7 +63,8 @@ static void set_probabilities(sp_sampler *s, size_t n)
 {
     double sum = 0;
     for (size_t i = 0; i < n; i++)
-        sum += s->candidates[i].probability = exp((double)(s->candidates[i].logit - s->candidates[0].logit) / (double)s->options.temperature);
+        sum += s->candidates[i].probability =
+            exp((double)(s->candidates[i].logit - s->candidates[0].logit) / (double)s->options.temperature);
     for (size_t i = 0; i < n; i++) s->candidates[i].probability /= sum;
 }
 

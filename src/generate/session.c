@@ -25,7 +25,8 @@ struct sp_session {
 static sp_status check_shape(const sp_model *model, const sp_prompt *prompt)
 {
     if (sp_prompt_d_model(prompt) == sp_model_d_model(model)) return SP_OK;
-    return sp_fail(SP_ERR_MISMATCH, "the prompt's vectors have %zu dimensions, the model's %zu; use the model that it was trained on",
+    return sp_fail(SP_ERR_MISMATCH,
+                   "the prompt's vectors have %zu dimensions, the model's %zu; use the model that it was trained on",
                    sp_prompt_d_model(prompt), sp_model_d_model(model));
 }
 
@@ -51,8 +52,10 @@ sp_status sp_session_create(sp_session **out, sp_model *model, const sp_prompt *
     sp_status st = session->logits ? sp_engine_create(&session->engine, model)
                                    : sp_fail_no_memory(sp_model_n_vocab(model) * sizeof *session->logits);
     if (!st && prompt) st = compute_prompt(session, prompt);
-    if (st) sp_session_free(session);
-    else *out = session;
+    if (st)
+        sp_session_free(session);
+    else
+        *out = session;
     return st;
 }
 
@@ -65,11 +68,20 @@ void sp_session_free(sp_session *session)
     free(session);
 }
 
-const sp_model *sp_session_model(const sp_session *session) { return session->model; }
+const sp_model *sp_session_model(const sp_session *session)
+{
+    return session->model;
+}
 
-const int32_t *sp_session_tokens(const sp_session *session) { return session->tree.tokens + session->n_prompt; }
+const int32_t *sp_session_tokens(const sp_session *session)
+{
+    return session->tree.tokens + session->n_prompt;
+}
 
-size_t sp_session_n_tokens(const sp_session *session) { return session->tree.n_rows - session->n_prompt; }
+size_t sp_session_n_tokens(const sp_session *session)
+{
+    return session->tree.n_rows - session->n_prompt;
+}
 
 size_t sp_session_room(const sp_session *session)
 {

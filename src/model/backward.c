@@ -13,7 +13,8 @@ static void normalise_backward(float *dx, const float *dy, const float *x, const
 }
 
 /* dx, the gradient of x_out, becomes that of x_mid. */
-static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w, size_t n)
+static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w,
+                                       size_t n)
 {
     const sp_model *m = engine->model;
     const sp_kernels *kernels = sp_kernels_select();

@@ -20,8 +20,10 @@ sp_status sp_engine_create(sp_engine **out, sp_model *model)
     engine->model = model;
     engine->stores = calloc(model->n_layer, sizeof *engine->stores);
     sp_status st = engine->stores ? sp_arena_create(&engine->arena) : sp_fail_no_memory(model->n_layer * sizeof *engine->stores);
-    if (st) sp_engine_free(engine);
-    else *out = engine;
+    if (st)
+        sp_engine_free(engine);
+    else
+        *out = engine;
     return st;
 }
 
@@ -40,7 +42,10 @@ void sp_engine_free(sp_engine *engine)
 /* ---- the store of keys and values ---- */
 
 /* An odd number of cache lines between rows of kt: powers of two would all fall into the same few sets. */
-static size_t leading_dimension(size_t capacity) { return ((capacity + SP_KEY_PADDING + 15) / 16 | 1) * 16; }
+static size_t leading_dimension(size_t capacity)
+{
+    return ((capacity + SP_KEY_PADDING + 15) / 16 | 1) * 16;
+}
 
 /* Room for `capacity` rows, keeping the first n_kept. On failure all is kept that was there. */
 static sp_status grow_store(sp_layer_store *store, size_t kv_dim, size_t n_kept, size_t capacity)
@@ -90,8 +95,9 @@ static sp_status find_positions(sp_engine *engine)
             if (position > furthest) furthest = position;
         }
     if (furthest >= context)
-        return sp_fail(SP_ERR_ARGUMENT, "%zu tokens, the prompt's included, do not fit the model's context of %zu; shorten the text",
-                       furthest + 1, context);
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "%zu tokens, the prompt's included, do not fit the model's context of %zu; shorten the text", furthest + 1,
+                       context);
     return sp_rope_reserve(engine->model->rope, furthest + 1);
 }
 
@@ -163,8 +169,7 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
 {
     int n_callers = enter(engine);
-    return leave(n_callers,
-                 sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena));
+    return leave(n_callers, sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena));
 }
 
 /* ln sum exp of each row of logits. */
@@ -184,7 +189,8 @@ static void cross_entropy_backward(float *logits, const double *lse, const sp_ta
     for (size_t t = 0; t < n_targets; t++) weights[targets[t].read - first] += targets[t].weight;
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) kernels->exp_scaled(logits + r * n_vocab, (float)lse[r], weights[r], n_vocab);
-    for (size_t t = 0; t < n_targets; t++) logits[(targets[t].read - first) * n_vocab + (size_t)targets[t].token] -= targets[t].weight;
+    for (size_t t = 0; t < n_targets; t++)
+        logits[(targets[t].read - first) * n_vocab + (size_t)targets[t].token] -= targets[t].weight;
 }
 
 /* Without a gradient a loss is taken for a result. With one it comes from a step that may have been too long: what to say then,
@@ -193,8 +199,9 @@ static sp_status check_losses(const double *nll, size_t n, const sp_engine *engi
 {
     for (size_t t = 0; t < n; t++)
         if (!isfinite(nll[t]))
-            return sp_fail(SP_ERR_FORMAT, "%s: a token's loss is %g: weights%s are damaged; fetch the model again%s", engine->model->path,
-                           nll[t], engine->n_prompt ? " or prompt" : "", engine->n_prompt ? ", or train the prompt again" : "");
+            return sp_fail(SP_ERR_FORMAT, "%s: a token's loss is %g: weights%s are damaged; fetch the model again%s",
+                           engine->model->path, nll[t], engine->n_prompt ? " or prompt" : "",
+                           engine->n_prompt ? ", or train the prompt again" : "");
     return SP_OK;
 }
 
@@ -230,7 +237,8 @@ static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *
     size_t n_read = engine->read_plan.n_queries;
     sp_status st = check_targets(engine, targets, n_targets);
     if (st) return st;
-    if (with_gradient && !(engine->dnormed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float)))) return SP_ERR_MEMORY;
+    if (with_gradient && !(engine->dnormed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float))))
+        return SP_ERR_MEMORY;
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     size_t rows = n_read < LOGIT_ROWS_AT_ONCE ? n_read : (size_t)LOGIT_ROWS_AT_ONCE;
     float *logits = sp_arena_alloc(engine->arena, rows * m->n_vocab, sizeof(float));

@@ -16,11 +16,11 @@ void sp_engine_free(sp_engine *engine);
 
 typedef struct sp_pass {
     const sp_tree *tree;
-    size_t first_row;              /* rows before were computed by earlier passes of this engine over this tree; 0: none */
-    const float *prompt;           /* (prompt rows, d_model): the soft prompt, where rows >= first_row hold virtual tokens */
-    const size_t *read_rows;       /* (n_read) ascending, >= first_row: the rows whose logits somebody wants */
+    size_t first_row;        /* rows before were computed by earlier passes of this engine over this tree; 0: none */
+    const float *prompt;     /* (prompt rows, d_model): the soft prompt, where rows >= first_row hold virtual tokens */
+    const size_t *read_rows; /* (n_read) ascending, >= first_row: the rows whose logits somebody wants */
     size_t n_read;
-    bool keep_for_backward;        /* only with first_row 0 */
+    bool keep_for_backward; /* only with first_row 0 */
 } sp_pass;
 
 /* ARGUMENT: a position beyond the model's context, a token outside the vocabulary. Read rows and tree must live until backward. */

@@ -67,7 +67,8 @@ static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections
     {
 #pragma omp for schedule(static)
         for (size_t i = 0; i < plan->n_queries; i++)
-            sp_rope_turn(p->q + i * p->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head, m->d_head, 1);
+            sp_rope_turn(p->q + i * p->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head,
+                         m->d_head, 1);
 #pragma omp for schedule(static)
         for (size_t r = 0; r < engine->n; r++) {
             sp_rope_turn(p->kv + r * p->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, 1);
@@ -147,8 +148,7 @@ static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engi
     sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, w->gate_up, n, 2 * d_ffn, d, false);
     if (st) return st;
 #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < n; r++)
-        kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
+    for (size_t r = 0; r < n; r++) kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
     memcpy(x_out, state->x_mid, n * d * sizeof *x_out);
     st = sp_linear(x_out, d, h, d_ffn, w->down, n, d, d_ffn, true);
     sp_arena_reset(engine->arena, mark);
@@ -172,8 +172,10 @@ static sp_status embed_rows(float *x, const sp_engine *engine, const float *prom
         int32_t token = engine->tree->tokens[engine->first_row + r];
         if (token >= 0 && (size_t)token >= m->n_vocab)
             return sp_fail(SP_ERR_ARGUMENT, "token %d is outside the model's vocabulary of %zu", (int)token, m->n_vocab);
-        if (token < 0) memcpy(x + r * m->d_model, prompt + (engine->first_row + r) * m->d_model, m->d_model * sizeof *x);
-        else sp_weights_expand_rows(x + r * m->d_model, m->embedding, (size_t)token, 1);
+        if (token < 0)
+            memcpy(x + r * m->d_model, prompt + (engine->first_row + r) * m->d_model, m->d_model * sizeof *x);
+        else
+            sp_weights_expand_rows(x + r * m->d_model, m->embedding, (size_t)token, 1);
     }
     return SP_OK;
 }

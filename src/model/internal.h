@@ -28,9 +28,9 @@ struct sp_model {
     const sp_gguf_tensor *embedding, *output_norm, *output; /* output == embedding: tied */
     uint64_t n_parameters;
 
-    sp_weights weights; /* MAPPED or F32, once loaded */
-    float *expanded;    /* F32: all layers, then the output head; MAPPED: one layer */
-    bool *is_expanded;  /* F32: (n_layer + 1) */
+    sp_weights weights;                 /* MAPPED or F32, once loaded */
+    float *expanded;                    /* F32: all layers, then the output head; MAPPED: one layer */
+    bool *is_expanded;                  /* F32: (n_layer + 1) */
     float *output_norm_f32, *norms_f32; /* (d_model), (n_layer, 2, d_model): small, always expanded */
 };
 
@@ -58,8 +58,14 @@ void sp_weights_expand_rows(float *out, const sp_gguf_tensor *tensor, size_t fir
 sp_status sp_weights_head(float *logits, sp_model *model, const float *hidden, size_t n, sp_arena *scratch);
 sp_status sp_weights_head_backward(float *dhidden, sp_model *model, const float *dlogits, size_t n, sp_arena *scratch);
 
-static inline size_t sp_model_q_dim(const sp_model *model) { return model->n_head * model->d_head; }
-static inline size_t sp_model_kv_dim(const sp_model *model) { return model->n_head_kv * model->d_head; }
+static inline size_t sp_model_q_dim(const sp_model *model)
+{
+    return model->n_head * model->d_head;
+}
+static inline size_t sp_model_kv_dim(const sp_model *model)
+{
+    return model->n_head_kv * model->d_head;
+}
 
 static inline sp_attention_shape sp_model_attention_shape(const sp_model *model)
 {
@@ -75,9 +81,9 @@ sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const s
 /* ---- engine.c, forward.c, backward.c ---- */
 
 typedef struct sp_layer_state { /* what a layer's backward reads */
-    const float *x;    /* (n, d_model) its input */
-    const float *rrms; /* (n) of attn_norm */
-    const float *q;    /* (n_queries, q_dim), rows ldq apart, turned by RoPE */
+    const float *x;             /* (n, d_model) its input */
+    const float *rrms;          /* (n) of attn_norm */
+    const float *q;             /* (n_queries, q_dim), rows ldq apart, turned by RoPE */
     size_t ldq;
     const float *attended; /* (n_queries, q_dim) */
     const float *lse;      /* (n_queries, n_head) */
@@ -99,15 +105,15 @@ struct sp_engine {
 
     /* The present pass. */
     const sp_tree *tree;
-    size_t first_row, n;      /* rows computed: first_row .. first_row + n */
-    size_t n_prompt;          /* of them virtual tokens, at the start */
-    size_t *positions;        /* (n) */
+    size_t first_row, n;         /* rows computed: first_row .. first_row + n */
+    size_t n_prompt;             /* of them virtual tokens, at the start */
+    size_t *positions;           /* (n) */
     sp_attention_plan plan;      /* of every row */
     sp_attention_plan read_plan; /* of the rows that are read: all that the last layer computes behind its keys */
-    sp_layer_state *layers;   /* (n_layer) when kept, else NULL */
-    float *hidden;            /* (n_read, d_model) output of the last layer */
+    sp_layer_state *layers;      /* (n_layer) when kept, else NULL */
+    float *hidden;               /* (n_read, d_model) output of the last layer */
     float *rrms_hidden, *normed; /* (n_read), (n_read, d_model): behind the final norm */
-    float *dnormed;           /* (n_read, d_model): where backward starts; NULL before cross_entropy */
+    float *dnormed;              /* (n_read, d_model): where backward starts; NULL before cross_entropy */
 };
 
 /* One layer's queries, keys and values, or their gradients. */
@@ -126,7 +132,10 @@ sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t
 sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass);
 sp_status sp_backward_layers(float *d_prompt, sp_engine *engine);
 
-static inline bool sp_is_last_layer(const sp_engine *engine, size_t layer) { return layer + 1 == engine->model->n_layer; }
+static inline bool sp_is_last_layer(const sp_engine *engine, size_t layer)
+{
+    return layer + 1 == engine->model->n_layer;
+}
 
 static inline const sp_attention_plan *sp_layer_plan(const sp_engine *engine, size_t layer)
 {

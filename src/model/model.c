@@ -44,7 +44,8 @@ static sp_status read_float(float *out, const sp_model *m, const char *name, flo
     if (!sp_gguf_has(m->gguf, key_of(key, m, name))) return SP_OK;
     sp_status st = sp_gguf_get_f32(out, m->gguf, key);
     if (st) return st;
-    if (!isfinite(*out) || *out < 0) return sp_fail(SP_ERR_FORMAT, "%s: %s is %g; a finite number >= 0 was expected", m->path, key, (double)*out);
+    if (!isfinite(*out) || *out < 0)
+        return sp_fail(SP_ERR_FORMAT, "%s: %s is %g; a finite number >= 0 was expected", m->path, key, (double)*out);
     return SP_OK;
 }
 
@@ -65,7 +66,8 @@ static sp_status read_architecture(sp_model *m)
     if (!st) st = copy_string(&m->architecture, m->gguf, "general.architecture");
     if (st) return st;
     if (strcmp(m->architecture, "llama") == 0) return SP_OK;
-    return sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: llama", m->path, m->architecture);
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: llama", m->path,
+                   m->architecture);
 }
 
 /* Mixtures of experts call themselves llama too. */
@@ -97,7 +99,8 @@ static sp_status read_sizes(sp_model *m)
     if ((st = read_size(&m->d_head, m, "attention.key_length", even_share ? even_share : 1, 1 << 12))) return st;
     if ((st = read_size(&d_value, m, "attention.value_length", m->d_head, 1 << 12))) return st;
     if (d_value != m->d_head)
-        return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value, m->d_head);
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value,
+                       m->d_head);
     return SP_OK;
 }
 
@@ -110,12 +113,16 @@ static sp_status read_scaling(sp_rope_options *o, const sp_model *m)
     sp_status st = copy_string(&type, m->gguf, key_of(key, m, "rope.scaling.type"));
     if (!st) st = read_float(&linear, m, "rope.scale_linear", 1);
     if (!st) st = read_float(&o->factor, m, "rope.scaling.factor", linear);
-    if (!st && strcmp(type, "linear") == 0) o->scaling = SP_ROPE_LINEAR;
-    else if (!st && strcmp(type, "yarn") == 0) o->scaling = SP_ROPE_YARN;
-    else if (!st && (*type == 0 || strcmp(type, "none") == 0)) o->scaling = *type == 0 && o->factor != 1 ? SP_ROPE_LINEAR : SP_ROPE_NONE;
+    if (!st && strcmp(type, "linear") == 0)
+        o->scaling = SP_ROPE_LINEAR;
+    else if (!st && strcmp(type, "yarn") == 0)
+        o->scaling = SP_ROPE_YARN;
+    else if (!st && (*type == 0 || strcmp(type, "none") == 0))
+        o->scaling = *type == 0 && o->factor != 1 ? SP_ROPE_LINEAR : SP_ROPE_NONE;
     else if (!st)
-        st = sp_fail(SP_ERR_UNSUPPORTED, "%s: %s \"%.40s\" is not supported; known: none, linear, yarn, and rope_freqs.weight (llama 3)",
-                     m->path, key_of(key, m, "rope.scaling.type"), type);
+        st = sp_fail(SP_ERR_UNSUPPORTED,
+                     "%s: %s \"%.40s\" is not supported; known: none, linear, yarn, and rope_freqs.weight (llama 3)", m->path,
+                     key_of(key, m, "rope.scaling.type"), type);
     if (!st && o->scaling != SP_ROPE_NONE && !(o->factor > 0))
         st = sp_fail(SP_ERR_FORMAT, "%s: a RoPE scaling factor of %g; it must be above 0", m->path, (double)o->factor);
     free(type);
@@ -169,7 +176,8 @@ static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, cons
         return sp_fail(SP_ERR_FORMAT, "%s: tensor %s has shape (%" PRIu64 ", %" PRIu64 "); (%zu, %zu) was expected", m->path, name,
                        t->shape[1], t->shape[0], rows ? rows : 1, width);
     if (t->type != GGML_TYPE_F32 && !ggml_get_type_traits(t->type)->to_float)
-        return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s has type %s, which cannot be expanded to f32", m->path, name, ggml_type_name(t->type));
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s has type %s, which cannot be expanded to f32", m->path, name,
+                       ggml_type_name(t->type));
     *out = t;
     return SP_OK;
 }
@@ -182,11 +190,9 @@ static sp_status find_layer(sp_layer_tensors *t, const sp_model *m, size_t layer
         const char *name;
         size_t width, rows;
     } wanted[] = {
-        {&t->attn_norm, "attn_norm", d, 0}, {&t->q, "attn_q", d, q_dim},
-        {&t->k, "attn_k", d, kv_dim},       {&t->v, "attn_v", d, kv_dim},
-        {&t->out, "attn_output", q_dim, d}, {&t->ffn_norm, "ffn_norm", d, 0},
-        {&t->gate, "ffn_gate", d, m->d_ffn}, {&t->up, "ffn_up", d, m->d_ffn},
-        {&t->down, "ffn_down", m->d_ffn, d},
+        {&t->attn_norm, "attn_norm", d, 0},  {&t->q, "attn_q", d, q_dim},        {&t->k, "attn_k", d, kv_dim},
+        {&t->v, "attn_v", d, kv_dim},        {&t->out, "attn_output", q_dim, d}, {&t->ffn_norm, "ffn_norm", d, 0},
+        {&t->gate, "ffn_gate", d, m->d_ffn}, {&t->up, "ffn_up", d, m->d_ffn},    {&t->down, "ffn_down", m->d_ffn, d},
     };
     for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
         char name[64];
@@ -202,15 +208,18 @@ static bool is_used(const sp_model *m, const sp_gguf_tensor *t)
     if (t == m->embedding || t == m->output || t == m->output_norm || strcmp(t->name, "rope_freqs.weight") == 0) return true;
     for (size_t l = 0; l < m->n_layer; l++) {
         const sp_layer_tensors *layer = &m->layers[l];
-        const sp_gguf_tensor *used[] = {layer->attn_norm, layer->q, layer->k, layer->v, layer->out, layer->ffn_norm, layer->gate,
-                                        layer->up, layer->down};
+        const sp_gguf_tensor *used[] = {layer->attn_norm, layer->q,    layer->k,  layer->v,   layer->out,
+                                        layer->ffn_norm,  layer->gate, layer->up, layer->down};
         for (size_t i = 0; i < sizeof used / sizeof *used; i++)
             if (t == used[i]) return true;
     }
     return false;
 }
 
-static uint64_t count_values(const sp_gguf_tensor *t) { return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3]; }
+static uint64_t count_values(const sp_gguf_tensor *t)
+{
+    return t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+}
 
 static sp_status check_all_used(sp_model *m)
 {
@@ -235,7 +244,8 @@ static sp_status find_tensors(sp_model *m)
     sp_status st = find_tensor(&m->embedding, m, "token_embd.weight", m->d_model, m->n_vocab);
     if (!st) st = find_tensor(&m->output_norm, m, "output_norm.weight", m->d_model, 0);
     m->output = m->embedding;
-    if (!st && sp_gguf_find_tensor(m->gguf, "output.weight")) st = find_tensor(&m->output, m, "output.weight", m->d_model, m->n_vocab);
+    if (!st && sp_gguf_find_tensor(m->gguf, "output.weight"))
+        st = find_tensor(&m->output, m, "output.weight", m->d_model, m->n_vocab);
     for (size_t l = 0; l < m->n_layer && !st; l++) st = find_layer(&m->layers[l], m, l);
     return st ? st : check_all_used(m);
 }
@@ -264,8 +274,10 @@ sp_status sp_model_load(sp_model **out, const char *path, const sp_model_options
     if (!m) return sp_fail_no_memory(sizeof *m);
     m->path = strdup(path);
     sp_status st = m->path ? load(m, path, options ? options : &defaults) : sp_fail_no_memory(strlen(path) + 1);
-    if (st) sp_model_free(m);
-    else *out = m;
+    if (st)
+        sp_model_free(m);
+    else
+        *out = m;
     return st;
 }
 
@@ -306,13 +318,25 @@ void sp_model_get_info(sp_model_info *out, const sp_model *m)
     };
 }
 
-const sp_tokenizer *sp_model_tokenizer(const sp_model *m) { return m->tokenizer; }
+const sp_tokenizer *sp_model_tokenizer(const sp_model *m)
+{
+    return m->tokenizer;
+}
 
-size_t sp_model_n_vocab(const sp_model *m) { return m->n_vocab; }
+size_t sp_model_n_vocab(const sp_model *m)
+{
+    return m->n_vocab;
+}
 
-int sp_model_n_threads(const sp_model *m) { return m->n_threads; }
+int sp_model_n_threads(const sp_model *m)
+{
+    return m->n_threads;
+}
 
-size_t sp_model_d_model(const sp_model *m) { return m->d_model; }
+size_t sp_model_d_model(const sp_model *m)
+{
+    return m->d_model;
+}
 
 sp_status sp_model_embed(float *out, const sp_model *m, const int32_t *tokens, size_t n)
 {

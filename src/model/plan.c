@@ -33,7 +33,10 @@ static size_t tile_queries(size_t n_keys, size_t heads_per_key)
     return n < MIN_TILE_QUERIES ? MIN_TILE_QUERIES : n > MAX_TILE_QUERIES ? MAX_TILE_QUERIES : n;
 }
 
-static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
 
 sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const size_t *rows, size_t n_rows, size_t heads_per_key,
                             sp_arena *arena)

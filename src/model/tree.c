@@ -7,7 +7,10 @@
 
 #include "base/status.h"
 
-void sp_tree_clear(sp_tree *tree) { tree->n_runs = tree->n_rows = 0; }
+void sp_tree_clear(sp_tree *tree)
+{
+    tree->n_runs = tree->n_rows = 0;
+}
 
 void sp_tree_free(sp_tree *tree)
 {
@@ -73,8 +76,10 @@ sp_status sp_tree_extend_last(sp_tree *tree, const int32_t *tokens, size_t n)
 void sp_tree_truncate(sp_tree *tree, size_t n_rows)
 {
     while (tree->n_runs > 0 && tree->runs[tree->n_runs - 1].first_row >= n_rows) tree->n_runs--;
-    if (tree->n_runs == 0) n_rows = 0;
-    else tree->runs[tree->n_runs - 1].n_rows = n_rows - tree->runs[tree->n_runs - 1].first_row;
+    if (tree->n_runs == 0)
+        n_rows = 0;
+    else
+        tree->runs[tree->n_runs - 1].n_rows = n_rows - tree->runs[tree->n_runs - 1].first_row;
     tree->n_rows = n_rows;
 }
 

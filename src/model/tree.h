@@ -14,9 +14,9 @@
 #define SP_NO_RUN SIZE_MAX
 
 typedef struct sp_run {
-    size_t parent;            /* a run before this one; SP_NO_RUN: a root */
+    size_t parent; /* a run before this one; SP_NO_RUN: a root */
     size_t first_row, n_rows;
-    size_t first_position;    /* of the first row: how many rows the path above has */
+    size_t first_position; /* of the first row: how many rows the path above has */
 } sp_run;
 
 typedef struct sp_tree {

@@ -27,7 +27,10 @@ static size_t layer_floats(const sp_model *m)
     return m->d_model * (2 * sp_model_q_dim(m) + 2 * sp_model_kv_dim(m) + 3 * m->d_ffn);
 }
 
-static size_t head_floats(const sp_model *m) { return m->n_vocab * m->d_model; }
+static size_t head_floats(const sp_model *m)
+{
+    return m->n_vocab * m->d_model;
+}
 
 /* What the system could give without swapping; the page cache of the mapped file counts as free. */
 static uint64_t available_bytes(void)
@@ -58,8 +61,7 @@ static sp_status expand_norms(sp_model *m)
 sp_status sp_weights_prepare(sp_model *m, sp_weights wanted)
 {
     size_t all = m->n_layer * layer_floats(m) + head_floats(m);
-    if (wanted == SP_WEIGHTS_AUTO)
-        wanted = all * sizeof(float) < available_bytes() / 2 ? SP_WEIGHTS_F32 : SP_WEIGHTS_MAPPED;
+    if (wanted == SP_WEIGHTS_AUTO) wanted = all * sizeof(float) < available_bytes() / 2 ? SP_WEIGHTS_F32 : SP_WEIGHTS_MAPPED;
     m->weights = wanted;
     size_t n_bytes = (wanted == SP_WEIGHTS_F32 ? all : layer_floats(m)) * sizeof(float);
     m->is_expanded = calloc(m->n_layer + 1, sizeof *m->is_expanded);

@@ -3,9 +3,9 @@
  *   whole    [BOS] Review :  a  long  text \n Sent iment :      one tokenisation of template and text
  *   kept     [BOS] Review :      long text \n Sent iment :      cut: the prefix tokenised alone + the tail of `whole`
  *
- * Where the text lies in `whole` is found without offsets, which a normalising tokenizer cannot give: the tokens that `whole` has in
- * common with the prefix alone at its start, and with the suffix alone at its end, are the template's; those between are the text's,
- * tokens that span a seam included. A row that is not cut is therefore exactly the one tokenisation. */
+ * Where the text lies in `whole` is found without offsets, which a normalising tokenizer cannot give: the tokens that `whole` has
+ * in common with the prefix alone at its start, and with the suffix alone at its end, are the template's; those between are the
+ * text's, tokens that span a seam included. A row that is not cut is therefore exactly the one tokenisation. */
 #include "prompt/task.h"
 
 #include <stdlib.h>
@@ -19,7 +19,10 @@ static const char placeholder[] = "{text}";
 
 /* ---- copies -------------------------------------------------------------------------------------------------- */
 
-static size_t string_bytes(const char *string) { return string ? strlen(string) + 1 : 0; }
+static size_t string_bytes(const char *string)
+{
+    return string ? strlen(string) + 1 : 0;
+}
 
 static const char *put_string(char **at, const char *string)
 {
@@ -48,7 +51,10 @@ sp_status sp_task_copy(sp_task **out, const sp_task *task)
     return SP_OK;
 }
 
-void sp_task_free(sp_task *task) { free(task); }
+void sp_task_free(sp_task *task)
+{
+    free(task);
+}
 
 /* ---- completion from data -------------------------------------------------------------------------------------- */
 
@@ -63,7 +69,8 @@ static size_t find_label(const sp_verbalizer *verbalizers, size_t n, const char 
 static sp_status check_template(const char *template_text)
 {
     const char *first = template_text ? strstr(template_text, placeholder) : placeholder;
-    if (!first) return sp_fail(SP_ERR_ARGUMENT, "template \"%s\": %s is missing; put it where the text goes", template_text, placeholder);
+    if (!first)
+        return sp_fail(SP_ERR_ARGUMENT, "template \"%s\": %s is missing; put it where the text goes", template_text, placeholder);
     if (strstr(first + 1, placeholder))
         return sp_fail(SP_ERR_ARGUMENT, "template \"%s\": %s occurs twice; keep one", template_text, placeholder);
     return SP_OK;
@@ -82,7 +89,8 @@ static sp_status check_verbalizers(const sp_task *task)
             if (!strcmp(v[i].label, v[j].label))
                 return sp_fail(SP_ERR_ARGUMENT, "label \"%s\": has two verbalizers; keep one", v[i].label);
             if (!strcmp(v[i].text, v[j].text))
-                return sp_fail(SP_ERR_ARGUMENT, "labels \"%s\" and \"%s\": both have the verbalizer \"%s\"; nothing would tell them apart",
+                return sp_fail(SP_ERR_ARGUMENT,
+                               "labels \"%s\" and \"%s\": both have the verbalizer \"%s\"; nothing would tell them apart",
                                v[j].label, v[i].label, v[i].text);
         }
     }
@@ -101,7 +109,8 @@ static sp_status check_labels(const sp_task *task, const sp_dataset *data)
     for (size_t i = 0; i < sp_dataset_n_rows(data); i++) {
         const sp_row *row = sp_dataset_row(data, i);
         if (row->kind == SP_ROW_LABEL && find_label(task->verbalizers, task->n_verbalizers, row->label) == task->n_verbalizers)
-            return sp_fail(SP_ERR_MISMATCH, "%s:%zu: label \"%.80s\" has no verbalizer; add --verbalizer '%.80s= %.80s', or take the row out",
+            return sp_fail(SP_ERR_MISMATCH,
+                           "%s:%zu: label \"%.80s\" has no verbalizer; add --verbalizer '%.80s= %.80s', or take the row out",
                            sp_dataset_path(data), row->line, row->label, row->label, row->label);
     }
     return SP_OK;
@@ -115,8 +124,10 @@ static sp_status collect_labels(sp_verbalizer *labels, size_t *n, const sp_datas
         const sp_row *row = sp_dataset_row(data, i);
         if (row->kind != SP_ROW_LABEL || find_label(labels, *n, row->label) < *n) continue;
         if (*n == SP_MAX_LABELS)
-            return sp_fail(SP_ERR_ARGUMENT, "%s:%zu: more than %d different labels; name another column with --label-column, or use "
-                           "prompt and completion", sp_dataset_path(data), row->line, SP_MAX_LABELS);
+            return sp_fail(SP_ERR_ARGUMENT,
+                           "%s:%zu: more than %d different labels; name another column with --label-column, or use "
+                           "prompt and completion",
+                           sp_dataset_path(data), row->line, SP_MAX_LABELS);
         labels[(*n)++].label = row->label;
     }
     return SP_OK;
@@ -148,7 +159,8 @@ sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *
     char *texts = NULL;
     sp_verbalizer *labels = calloc(SP_MAX_LABELS, sizeof *labels);
     if (!labels) return sp_fail_no_memory(SP_MAX_LABELS * sizeof *labels);
-    if (!(st = collect_labels(labels, &completed.n_verbalizers, data)) && !(st = say_labels(&texts, labels, completed.n_verbalizers))) {
+    if (!(st = collect_labels(labels, &completed.n_verbalizers, data)) &&
+        !(st = say_labels(&texts, labels, completed.n_verbalizers))) {
         completed.verbalizers = labels;
         st = sp_task_copy(out, &completed);
     }
@@ -209,7 +221,10 @@ void sp_encoded_row_clear(sp_encoded_row *row)
     *row = (sp_encoded_row){0};
 }
 
-static int32_t bos_of(const sp_tokenizer *tokenizer) { return sp_tokenizer_adds_bos(tokenizer) ? sp_tokenizer_bos(tokenizer) : -1; }
+static int32_t bos_of(const sp_tokenizer *tokenizer)
+{
+    return sp_tokenizer_adds_bos(tokenizer) ? sp_tokenizer_bos(tokenizer) : -1;
+}
 
 /* ---- context and cutting ------------------------------------------------------------------------------------------- */
 
@@ -223,9 +238,11 @@ typedef struct limits {
 
 static sp_status fail_room(const limits *l, const char *what, size_t n_fixed)
 {
-    return sp_fail(SP_ERR_ARGUMENT,
-                   "line %zu: %s takes %zu tokens and the longest answer %zu, which leaves no room for text in %zu; shorten them, or use "
-                   "fewer virtual tokens", l->line, what, n_fixed, l->n_answer, l->room);
+    return sp_fail(
+        SP_ERR_ARGUMENT,
+        "line %zu: %s takes %zu tokens and the longest answer %zu, which leaves no room for text in %zu; shorten them, or use "
+        "fewer virtual tokens",
+        l->line, what, n_fixed, l->n_answer, l->room);
 }
 
 /* How many of n_text tokens are kept beside n_fixed that are never cut. ARGUMENT: none would be, though there are some. */
@@ -318,7 +335,10 @@ static sp_status encode_framed(sp_encoded_row *out, draft *d, const limits *l, c
     return st;
 }
 
-static size_t max_text(const sp_task *task) { return task->max_length ? task->max_length : SIZE_MAX; }
+static size_t max_text(const sp_task *task)
+{
+    return task->max_length ? task->max_length : SIZE_MAX;
+}
 
 /* ---- the kinds of rows ---------------------------------------------------------------------------------------------- */
 
@@ -339,21 +359,25 @@ static sp_status tokenize_verbalizers(tokens **out, size_t *longest, const sp_ta
         sp_status st = tokenize(&candidates[i], tokenizer, v->text, strlen(v->text));
         if (st) return st;
         if (!candidates[i].n)
-            return sp_fail(SP_ERR_ARGUMENT, "label \"%s\": its verbalizer \"%s\" has no tokens; give it other text", v->label, v->text);
+            return sp_fail(SP_ERR_ARGUMENT, "label \"%s\": its verbalizer \"%s\" has no tokens; give it other text", v->label,
+                           v->text);
         if (candidates[i].n > *longest) *longest = candidates[i].n;
     }
     return SP_OK;
 }
 
-static sp_status encode_label(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room)
+static sp_status encode_label(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row,
+                              size_t room)
 {
     limits l = {row->line, max_text(task), room, 0};
     frame f = split_template(task->template_text);
     draft d = {.n_candidates = task->n_verbalizers, .right = SIZE_MAX};
     if (!task->n_verbalizers)
-        return sp_fail(SP_ERR_ARGUMENT, "line %zu: a text with a label, but no verbalizers; name them with --verbalizer", row->line);
+        return sp_fail(SP_ERR_ARGUMENT, "line %zu: a text with a label, but no verbalizers; name them with --verbalizer",
+                       row->line);
     if (row->label && (d.right = find_label(task->verbalizers, task->n_verbalizers, row->label)) == task->n_verbalizers)
-        return sp_fail(SP_ERR_MISMATCH, "line %zu: label \"%.80s\" has no verbalizer; name it with --verbalizer", row->line, row->label);
+        return sp_fail(SP_ERR_MISMATCH, "line %zu: label \"%.80s\" has no verbalizer; name it with --verbalizer", row->line,
+                       row->label);
     tokens *candidates;
     sp_status st = tokenize_verbalizers(&candidates, &l.n_answer, task, tokenizer);
     d.candidates = candidates;
@@ -410,12 +434,17 @@ static sp_status encode_conversation(sp_encoded_row *out, const sp_task *task, c
     limits l = {row->line, max_text(task), room, turn.n};
     sp_status st = fit_text(&n_kept, &l, "BOS", has_bos, n_text);
     if (st) return st;
-    draft d = {.bos = has_bos ? all.ids[0] : -1, .tail = all.ids + first - n_kept, .n_tail = n_kept, .candidates = &turn,
-               .n_candidates = 1, .truncated = n_kept < n_text};
+    draft d = {.bos = has_bos ? all.ids[0] : -1,
+               .tail = all.ids + first - n_kept,
+               .n_tail = n_kept,
+               .candidates = &turn,
+               .n_candidates = 1,
+               .truncated = n_kept < n_text};
     return build_row(out, &d);
 }
 
-static sp_status encode_chat(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room)
+static sp_status encode_chat(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row,
+                             size_t room)
 {
     size_t n_messages = row->n_messages;
     while (n_messages && strcmp(row->messages[n_messages - 1].role, "assistant") != 0) n_messages--;
@@ -429,7 +458,8 @@ static sp_status encode_chat(sp_encoded_row *out, const sp_task *task, const sp_
     return st;
 }
 
-static sp_status encode_text(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room)
+static sp_status encode_text(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row,
+                             size_t room)
 {
     tokens all = {0};
     size_t n_kept = 0;
@@ -443,7 +473,8 @@ static sp_status encode_text(sp_encoded_row *out, const sp_task *task, const sp_
         size_t n_context = bos < 0; /* without BOS the first token is what the others are told by */
         const int32_t *kept = all.ids + all.n - n_kept;
         tokens rest = {all.ids + all.n - n_kept + n_context, n_kept - n_context};
-        draft d = {.bos = bos, .tail = kept, .n_tail = n_context, .candidates = &rest, .n_candidates = 1, .truncated = n_kept < all.n};
+        draft d = {
+            .bos = bos, .tail = kept, .n_tail = n_context, .candidates = &rest, .n_candidates = 1, .truncated = n_kept < all.n};
         st = build_row(out, &d);
     }
     sp_free(all.ids);
@@ -454,10 +485,14 @@ sp_status sp_task_encode(sp_encoded_row *out, const sp_task *task, const sp_toke
 {
     *out = (sp_encoded_row){0};
     switch (row->kind) {
-    case SP_ROW_LABEL: return encode_label(out, task, tokenizer, row, room);
-    case SP_ROW_COMPLETION: return encode_completion(out, task, tokenizer, row, room);
-    case SP_ROW_CHAT: return encode_chat(out, task, tokenizer, row, room);
-    case SP_ROW_TEXT: return encode_text(out, task, tokenizer, row, room);
+    case SP_ROW_LABEL:
+        return encode_label(out, task, tokenizer, row, room);
+    case SP_ROW_COMPLETION:
+        return encode_completion(out, task, tokenizer, row, room);
+    case SP_ROW_CHAT:
+        return encode_chat(out, task, tokenizer, row, room);
+    case SP_ROW_TEXT:
+        return encode_text(out, task, tokenizer, row, room);
     }
     return sp_fail(SP_ERR_ARGUMENT, "line %zu: no kind of row", row->line);
 }

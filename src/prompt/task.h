@@ -13,8 +13,8 @@ void sp_task_free(sp_task *task);
 enum { SP_MAX_LABELS = 1024 };
 sp_status sp_task_check(const sp_task *task);
 
-/* `task`, checked and completed from data, as a deep copy: without verbalizers, each label that occurs stands for itself after a space (in
- * order of first appearance). MISMATCH: a label of the data that no verbalizer names, by line. */
+/* `task`, checked and completed from data, as a deep copy: without verbalizers, each label that occurs stands for itself after a
+ * space (in order of first appearance). MISMATCH: a label of the data that no verbalizer names, by line. */
 sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *data);
 
 /* One row as tokens: a context and one or more candidate answers, the right one among them.

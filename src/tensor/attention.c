@@ -19,7 +19,10 @@ typedef struct tile_scratch {
     size_t pitch;
 } tile_scratch;
 
-static size_t group_size(const sp_attention_shape *shape) { return shape->n_head / shape->n_head_kv; }
+static size_t group_size(const sp_attention_shape *shape)
+{
+    return shape->n_head / shape->n_head_kv;
+}
 
 static sp_status allocate_tiles(tile_scratch **out, size_t n_threads, const sp_attention_plan *plan,
                                 const sp_attention_shape *shape, bool backward, sp_arena *arena)
@@ -181,7 +184,8 @@ static void tile_backward(const backward_pass *pass, const sp_query_tile *tile, 
     gather(scratch->out, pass->out, q_dim, tile, group, width, 1);
     gather(scratch->dout, pass->dout, q_dim, tile, group, width, 1);
     gather(scratch->lse, pass->lse, shape->n_head, tile, group, heads, 1);
-    times_transposed(scratch->weights, pitch, scratch->q, group_keys(pass->keys, shape, group), pass->keys->ld, tile, m, d, kernels);
+    times_transposed(scratch->weights, pitch, scratch->q, group_keys(pass->keys, shape, group), pass->keys->ld, tile, m, d,
+                     kernels);
     times_transposed(scratch->dweights, pitch, scratch->dout, pass->other.vt + group * d * pass->other.ldvt, pass->other.ldvt, tile,
                      m, d, kernels);
     for (size_t i = 0; i < m; i++)

@@ -6,7 +6,8 @@
  *   keys     transposed, kt (n_head_kv, d_head, ld): column r is row r of the tree. Scores of a query with all keys of a span are
  *            then sums of contiguous pieces, whatever the span. ld >= n_rows + SP_KEY_PADDING, the padding readable.
  *   values   v (n_rows, n_head_kv * d_head)
- *   queries  q (n_queries, n_head, d_head); query head h reads key head h / (n_head / n_head_kv) (grouped-query, arXiv 2305.13245) */
+ *   queries  q (n_queries, n_head, d_head); query head h reads key head h / (n_head / n_head_kv) (grouped-query, arXiv 2305.13245)
+ */
 #ifndef SP_TENSOR_ATTENTION_H
 #define SP_TENSOR_ATTENTION_H
 

@@ -21,9 +21,18 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-INLINE vec load(const float *p) { return *(const unaligned_vec *)p; }
-INLINE void store(float *p, vec v) { *(unaligned_vec *)p = v; }
-INLINE vec broadcast(float x) { return x - (vec){0}; }
+INLINE vec load(const float *p)
+{
+    return *(const unaligned_vec *)p;
+}
+INLINE void store(float *p, vec v)
+{
+    *(unaligned_vec *)p = v;
+}
+INLINE vec broadcast(float x)
+{
+    return x - (vec){0};
+}
 
 /* The first n < LANES values; the rest zero. */
 INLINE vec load_part(const float *p, size_t n)
@@ -33,7 +42,10 @@ INLINE vec load_part(const float *p, size_t n)
     return v;
 }
 
-INLINE void store_part(float *p, vec v, size_t n) { memcpy(p, &v, n * sizeof *p); }
+INLINE void store_part(float *p, vec v, size_t n)
+{
+    memcpy(p, &v, n * sizeof *p);
+}
 
 INLINE float sum_of(vec v)
 {
@@ -43,9 +55,15 @@ INLINE float sum_of(vec v)
 }
 
 /* Lanes of a where the mask is set, of b elsewhere: comparisons give such masks. */
-INLINE vec choose(ivec mask, vec a, vec b) { return (vec)((mask & (ivec)a) | (~mask & (ivec)b)); }
+INLINE vec choose(ivec mask, vec a, vec b)
+{
+    return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+}
 
-INLINE vec max_of(vec a, vec b) { return choose(a > b, a, b); }
+INLINE vec max_of(vec a, vec b)
+{
+    return choose(a > b, a, b);
+}
 
 /* ---- exp: 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2, Taylor to r^7 / 7!. Relative error below 2.5e-7 on [-87, 88];
  * arguments outside are moved to the nearer end, so that e^-1000 is 1.6e-38, not 0: no result is ever infinite or denormal. ---- */
@@ -53,7 +71,7 @@ INLINE vec exp_vec(vec x)
 {
     const vec low = broadcast(-87.0f), high = broadcast(88.0f);
     const float round_shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits */
-    x = choose(x < low, low, x); /* a NaN stays one */
+    x = choose(x < low, low, x);           /* a NaN stays one */
     x = choose(x > high, high, x);
     vec shifted = x * 1.44269504088896341f + round_shift, n = shifted - round_shift;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts: the first has few bits, its product is exact */
@@ -87,8 +105,10 @@ INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const 
     }
     for (size_t i = 0; i < rows; i++, c += ldc)
         for (size_t j = 0; j < vectors; j++) {
-            if (tail) store_part(c, accumulate ? sum[i][j] + load_part(c, tail) : sum[i][j], tail);
-            else store(c + j * LANES, accumulate ? sum[i][j] + load(c + j * LANES) : sum[i][j]);
+            if (tail)
+                store_part(c, accumulate ? sum[i][j] + load_part(c, tail) : sum[i][j], tail);
+            else
+                store(c + j * LANES, accumulate ? sum[i][j] + load(c + j * LANES) : sum[i][j]);
         }
 }
 
@@ -164,7 +184,10 @@ static void softmax_backward(float *dp, const float *p, float dot, size_t n)
     for (size_t i = 0; i < n; i++) dp[i] = p[i] * (dp[i] - dot);
 }
 
-static void exp_scaled(float *x, float lse, float scale, size_t n) { exp_shifted(x, lse, scale, n); }
+static void exp_scaled(float *x, float lse, float scale, size_t n)
+{
+    exp_shifted(x, lse, scale, n);
+}
 
 static double log_sum_exp(const float *x, size_t n)
 {
@@ -216,7 +239,10 @@ static void rms_norm_backward(float *dx, const float *dy, const float *x, const 
 
 /* ---- SwiGLU ---- */
 
-INLINE vec sigmoid(vec z) { return 1 / (1 + exp_vec(-z)); }
+INLINE vec sigmoid(vec z)
+{
+    return 1 / (1 + exp_vec(-z));
+}
 
 static void swiglu(float *h, const float *gate, const float *up, size_t n)
 {
@@ -224,8 +250,10 @@ static void swiglu(float *h, const float *gate, const float *up, size_t n)
         size_t part = n - i < LANES ? n - i : 0;
         vec g = part ? load_part(gate + i, part) : load(gate + i), u = part ? load_part(up + i, part) : load(up + i);
         vec y = g * sigmoid(g) * u;
-        if (part) store_part(h + i, y, part);
-        else store(h + i, y);
+        if (part)
+            store_part(h + i, y, part);
+        else
+            store(h + i, y);
     }
 }
 

@@ -25,8 +25,9 @@ static void read_cpuinfo(char *out, size_t size, const char *field)
 /* Of the CPU's flags, those that decide how fast matrix products are. */
 static void list_features(char *out, size_t size)
 {
-    static const char *const interesting[] = {"avx",      "avx2",        "fma",         "f16c",     "avx512f",  "avx512bw", "avx512_bf16",
-                                              "avx512_fp16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8", "asimd",    "sve"};
+    static const char *const interesting[] = {"avx",      "avx2",        "fma",         "f16c",        "avx512f",
+                                              "avx512bw", "avx512_bf16", "avx512_fp16", "avx512_vnni", "avx_vnni",
+                                              "amx_bf16", "amx_int8",    "asimd",       "sve"};
     char flags[8192] = "", word[64];
     read_cpuinfo(flags, sizeof flags, "flags");
     if (!*flags) read_cpuinfo(flags, sizeof flags, "Features");

@@ -5,7 +5,8 @@
 #include "softprompt.h"
 
 /* Keeps signals from the worker threads of the parallel loops (they belong to no handler's business). Call it on the thread that
- * computes, after omp_set_num_threads and before the first product of a pass; one parallel region, no system call after the first. */
+ * computes, after omp_set_num_threads and before the first product of a pass; one parallel region, no system call after the first.
+ */
 void sp_linear_shield_workers(void);
 
 /* Y (n, n_out) = X (n, n_in) W^T, or Y += with `accumulate`: a linear layer. W (n_out, n_in), row-major as models store it;

@@ -7,13 +7,13 @@
 typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN } sp_rope_scaling;
 
 typedef struct sp_rope_options {
-    size_t n_rot;                /* leading dimensions of a head that turn; even */
-    float theta;                 /* base of the frequencies */
+    size_t n_rot; /* leading dimensions of a head that turn; even */
+    float theta;  /* base of the frequencies */
     sp_rope_scaling scaling;
-    float factor;                /* LINEAR, YARN: how far the context is stretched */
-    float attention_factor;      /* YARN: times 0.1 ln(factor) + 1, on cosines and sines */
-    float beta_fast, beta_slow;  /* YARN: turns within the original context between which frequencies blend */
-    size_t original_context;     /* YARN */
+    float factor;                   /* LINEAR, YARN: how far the context is stretched */
+    float attention_factor;         /* YARN: times 0.1 ln(factor) + 1, on cosines and sines */
+    float beta_fast, beta_slow;     /* YARN: turns within the original context between which frequencies blend */
+    size_t original_context;        /* YARN */
     const float *frequency_factors; /* (n_rot / 2), divide the frequencies (the llama 3 scaling); NULL: none */
 } sp_rope_options;
 

@@ -38,7 +38,10 @@ static sp_status add_varint(sp_buffer *out, uint64_t value)
     return sp_buffer_add(out, bytes, n);
 }
 
-static sp_status add_key(sp_buffer *out, unsigned field, unsigned wire) { return add_varint(out, field << 3 | wire); }
+static sp_status add_key(sp_buffer *out, unsigned field, unsigned wire)
+{
+    return add_varint(out, field << 3 | wire);
+}
 
 static sp_status add_bytes_field(sp_buffer *out, unsigned field, const char *bytes, size_t n_bytes)
 {
@@ -77,8 +80,7 @@ static sp_status write_event(sp_events *events)
     const sp_buffer *event = &events->event;
     sp_status st;
     sp_buffer_clear(record);
-    if ((st = add_little_endian(record, event->n_bytes, 8)) ||
-        (st = add_little_endian(record, masked_crc(record->bytes, 8), 4)) ||
+    if ((st = add_little_endian(record, event->n_bytes, 8)) || (st = add_little_endian(record, masked_crc(record->bytes, 8), 4)) ||
         (st = sp_buffer_add(record, event->bytes, event->n_bytes)) ||
         (st = add_little_endian(record, masked_crc(event->bytes, event->n_bytes), 4)))
         return st;
@@ -117,16 +119,22 @@ sp_status sp_events_scalar(sp_events *events, const char *tag, size_t step, doub
     sp_buffer_clear(summary);
     sp_buffer_clear(point);
     if ((st = add_bytes_field(point, 1, tag, strlen(tag))) || (st = add_float_field(point, 2, (float)value)) ||
-        (st = add_bytes_field(summary, 1, point->bytes, point->n_bytes)) ||
-        (st = add_double_field(event, 1, wall_time)) || (st = add_key(event, 2, WIRE_VARINT)) ||
-        (st = add_varint(event, step)) || (st = add_bytes_field(event, 5, summary->bytes, summary->n_bytes)))
+        (st = add_bytes_field(summary, 1, point->bytes, point->n_bytes)) || (st = add_double_field(event, 1, wall_time)) ||
+        (st = add_key(event, 2, WIRE_VARINT)) || (st = add_varint(event, step)) ||
+        (st = add_bytes_field(event, 5, summary->bytes, summary->n_bytes)))
         return st;
     return write_event(events);
 }
 
-sp_status sp_events_sync(sp_events *events) { return sp_append_file_sync(events->file); }
+sp_status sp_events_sync(sp_events *events)
+{
+    return sp_append_file_sync(events->file);
+}
 
-uint64_t sp_events_offset(const sp_events *events) { return sp_append_file_offset(events->file); }
+uint64_t sp_events_offset(const sp_events *events)
+{
+    return sp_append_file_offset(events->file);
+}
 
 void sp_events_close(sp_events *events)
 {

@@ -15,8 +15,8 @@ sp_status sp_events_open(sp_events **out, const char *path, uint64_t offset, dou
 
 /* A point of the curve `tag` ("train/loss"). Stored as f32. On failure the file ends with the record before. */
 sp_status sp_events_scalar(sp_events *events, const char *tag, size_t step, double value, double wall_time);
-sp_status sp_events_sync(sp_events *events);         /* what was written survives a power cut */
-uint64_t sp_events_offset(const sp_events *events);  /* for the checkpoint */
-void sp_events_close(sp_events *events);             /* NULL is fine */
+sp_status sp_events_sync(sp_events *events);        /* what was written survives a power cut */
+uint64_t sp_events_offset(const sp_events *events); /* for the checkpoint */
+void sp_events_close(sp_events *events);            /* NULL is fine */
 
 #endif

@@ -15,9 +15,8 @@
 #include "train/settings.h"
 
 static const char SETTINGS[] = "settings.json", EVENTS[] = "events.out.tfevents.", TEMPORARY[] = ".tmp.";
-static const char *const RUN_FILES[] = {"settings.json",      "log.jsonl",                 "evaluations.jsonl",
-                                        "adapter_config.json", "adapter_model.safetensors",
-                                        "softprompt.json"};
+static const char *const RUN_FILES[] = {
+    "settings.json", "log.jsonl", "evaluations.jsonl", "adapter_config.json", "adapter_model.safetensors", "softprompt.json"};
 enum { N_RUN_FILES = sizeof RUN_FILES / sizeof *RUN_FILES };
 
 /* A run's own file, or a temporary one of it (NAME.tmp.PID). */
@@ -90,8 +89,9 @@ static sp_status open_with_path(bool *resumed, const char *dir, const char *path
                        "another directory",
                        dir, found);
     if (found && !*resumed)
-        return sp_fail(SP_ERR_ARGUMENT, "%s: holds %s but no %s, so there is no run to resume; use --overwrite or another directory",
-                       dir, found, SETTINGS);
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "%s: holds %s but no %s, so there is no run to resume; use --overwrite or another directory", dir, found,
+                       SETTINGS);
     sp_status st = *resumed ? resume_run(path, settings, logger) : sp_make_directory(dir);
     if (!st) st = remove_run_files(dir, overwrite);
     return st || *resumed ? st : sp_json_write(settings, path);

@@ -21,8 +21,10 @@ sp_status sp_run_log_open(sp_run_log **out, const char *path, uint64_t offset)
     *out = NULL;
     if (!log) return sp_fail_no_memory(sizeof *log);
     sp_status st = sp_append_file_open(&log->file, path, offset);
-    if (st) sp_run_log_close(log);
-    else *out = log;
+    if (st)
+        sp_run_log_close(log);
+    else
+        *out = log;
     return st;
 }
 
@@ -76,9 +78,15 @@ sp_status sp_run_log_add_evaluation(sp_run_log *log, size_t step, const sp_evalu
     return end_row(log);
 }
 
-sp_status sp_run_log_sync(sp_run_log *log) { return sp_append_file_sync(log->file); }
+sp_status sp_run_log_sync(sp_run_log *log)
+{
+    return sp_append_file_sync(log->file);
+}
 
-uint64_t sp_run_log_offset(const sp_run_log *log) { return sp_append_file_offset(log->file); }
+uint64_t sp_run_log_offset(const sp_run_log *log)
+{
+    return sp_append_file_offset(log->file);
+}
 
 void sp_run_log_close(sp_run_log *log)
 {

@@ -25,8 +25,8 @@ sp_status sp_run_log_open(sp_run_log **out, const char *path, uint64_t offset);
 /* On failure (IO: a full disk, say) the file ends with the row before. */
 sp_status sp_run_log_add_step(sp_run_log *log, const sp_run_log_step *row);
 sp_status sp_run_log_add_evaluation(sp_run_log *log, size_t step, const sp_evaluation *evaluation);
-sp_status sp_run_log_sync(sp_run_log *log);         /* what was written survives a power cut */
-uint64_t sp_run_log_offset(const sp_run_log *log);  /* for the checkpoint */
-void sp_run_log_close(sp_run_log *log);             /* NULL is fine */
+sp_status sp_run_log_sync(sp_run_log *log);        /* what was written survives a power cut */
+uint64_t sp_run_log_offset(const sp_run_log *log); /* for the checkpoint */
+void sp_run_log_close(sp_run_log *log);            /* NULL is fine */
 
 #endif

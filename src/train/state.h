@@ -10,9 +10,9 @@ typedef struct sp_train_state {
     uint64_t best_step;      /* of the best evaluation; 0: none */
     uint64_t n_without_gain; /* evaluations since */
     double first_loss, last_loss;
-    bool stopped_early, finished; /* finished: the adapter is written */
+    bool stopped_early, finished;                      /* finished: the adapter is written */
     uint64_t log_bytes, evaluation_bytes, event_bytes; /* of the logs: what is behind them belongs to later steps */
-    sp_evaluation best; /* where best_step is not 0 */
+    sp_evaluation best;                                /* where best_step is not 0 */
 } sp_train_state;
 
 /* As a JSON object (free), every number such that it reads back as it was. */

@@ -41,8 +41,8 @@ typedef struct sp_trainer {
     uint64_t n_rows, n_tokens; /* trained on in this call */
 } sp_trainer;
 
-/* The library's public call, in parts: checks the options, makes tokens of the data and the prompt, takes the directory, and finds the
- * newest checkpoint that is whole. Zero-initialise `trainer`; clear it also after a failure. */
+/* The library's public call, in parts: checks the options, makes tokens of the data and the prompt, takes the directory, and finds
+ * the newest checkpoint that is whole. Zero-initialise `trainer`; clear it also after a failure. */
 sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
                           const sp_train_options *options, const sp_hooks *hooks);
 
