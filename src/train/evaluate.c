@@ -93,12 +93,12 @@ static sp_status add_prediction(tally *t, const outcome *o)
     json_t *members = row->kind == SP_ROW_LABEL ? describe_labels(t, o) : describe_answer(o, row->kind != SP_ROW_TEXT);
     json_t *object = json_pack("{s:I, s:I}", "row", (json_int_t)o->index, "line", (json_int_t)row->line);
     char *line = NULL;
-    if (members && object && json_object_update(object, members) == 0)
-        line = json_dumps(object, JSON_REAL_PRECISION(9)); /* f32 logits hold no more */
+    bool ok = members && object && json_object_update(object, members) == 0;
+    sp_status st = ok ? sp_json_dump(&line, object, JSON_REAL_PRECISION(9)) /* f32 logits hold no more */
+                      : sp_json_fail_no_memory();
     json_decref(members);
     json_decref(object);
-    if (!line) return sp_json_fail_no_memory();
-    sp_status st = sp_buffer_printf(&t->predictions, "%s\n", line);
+    if (!st) st = sp_buffer_printf(&t->predictions, "%s\n", line);
     free(line);
     return st;
 }

@@ -11,6 +11,7 @@
 
 #include "base/buffer.h"
 #include "base/status.h"
+#include "format/json.h"
 #include "model/model.h"
 
 static const char *const DECIDING[] = {"training", "prompt", "task", "data", "model"};
@@ -196,10 +197,13 @@ sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
 /* "learning_rate (saved 0.02, now 0.01)" */
 static sp_status add_difference(sp_buffer *list, const char *name, const json_t *saved, const json_t *now)
 {
-    char *before = saved ? json_dumps(saved, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    char *after = now ? json_dumps(now, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
-    sp_status st = sp_buffer_printf(list, "%s%s (saved %.80s, now %.80s)", list->n_bytes ? ", " : "", name,
-                                    before ? before : "none", after ? after : "none");
+    const size_t flags = JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9);
+    char *before = NULL, *after = NULL;
+    sp_status st = saved ? sp_json_dump(&before, saved, flags) : SP_OK;
+    if (!st && now) st = sp_json_dump(&after, now, flags);
+    if (!st)
+        st = sp_buffer_printf(list, "%s%s (saved %.80s, now %.80s)", list->n_bytes ? ", " : "", name, before ? before : "none",
+                              after ? after : "none");
     free(before);
     free(after);
     return st;
@@ -244,8 +248,9 @@ sp_status sp_settings_hash(char out[SP_SETTINGS_HASH_BYTES], const json_t *setti
     sp_buffer text = {0};
     sp_status st = SP_OK;
     for (size_t i = 0; i < N_DECIDING && !st; i++) {
-        char *section = json_dumps(json_object_get(settings, DECIDING[i]), JSON_COMPACT | JSON_SORT_KEYS);
-        st = section ? sp_buffer_add_string(&text, section) : sp_fail_no_memory(1 << 12);
+        char *section;
+        st = sp_json_dump(&section, json_object_get(settings, DECIDING[i]), JSON_COMPACT | JSON_SORT_KEYS);
+        if (!st) st = sp_buffer_add_string(&text, section);
         free(section);
     }
     if (!st) snprintf(out, SP_SETTINGS_HASH_BYTES, "%016" PRIx64, (uint64_t)XXH3_64bits(text.bytes, text.n_bytes));

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/status.h"
+#include "format/json.h"
 
 typedef enum member_type { COUNT, SIZE, NUMBER, FLAG } member_type;
 
@@ -74,9 +75,9 @@ sp_status sp_train_state_print(char **out, const sp_train_state *state)
     bool ok = object != NULL;
     for (size_t i = 0; i < N_MEMBERS && ok; i++)
         ok = json_object_set_new(object, MEMBERS[i].name, print_member(&MEMBERS[i], state)) == 0;
-    if (ok) *out = json_dumps(object, JSON_COMPACT | JSON_REAL_PRECISION(17));
+    sp_status st = ok ? sp_json_dump(out, object, JSON_COMPACT | JSON_REAL_PRECISION(17)) : sp_json_fail_no_memory();
     json_decref(object);
-    return *out ? SP_OK : sp_fail_no_memory(1 << 12);
+    return st;
 }
 
 static bool parse_member(sp_train_state *state, const member *m, const json_t *value)
