@@ -26,7 +26,7 @@ flags=$(pkg-config --cflags --libs softprompt)
     "-Wl,-rpath,$(pkg-config --variable=libdir softprompt)" -o "$work/by_pkg_config"
 expect_version "$work/by_pkg_config" pkg-config
 
-cmake -S "$here" -B "$work/build" -DCMAKE_C_COMPILER="$cc" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
+cmake -G Ninja -S "$here" -B "$work/build" -DCMAKE_C_COMPILER="$cc" -DCMAKE_PREFIX_PATH="$work/prefix" >/dev/null
 cmake --build "$work/build" >/dev/null
 expect_version "$work/build/outside" find_package
 
