@@ -153,6 +153,8 @@ static void the_context_is_the_limit(void **state)
     assert_int_equal(sp_session_append(session, tokens, TINY_CONTEXT + 1, NULL), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "room for 192"));
     assert_int_equal(sp_session_n_tokens(session), 0);
+    assert_int_equal(sp_session_append(session, (const int32_t[]){-1}, 1, NULL), SP_ERR_ARGUMENT); /* no prompt's row */
+    assert_non_null(strstr(sp_message(), "token -1 is outside"));
     assert_int_equal(sp_generate(&out, session, NULL, 0, NULL, NULL, NULL), SP_ERR_ARGUMENT); /* nothing to continue */
     assert_int_equal(sp_session_append(session, tokens, TINY_CONTEXT - 2, NULL), SP_OK);
     assert_int_equal(sp_generate(&out, session, NULL, 0, &(sp_sampling){.temperature = 2, .seed = 3}, NULL, NULL), SP_OK);

@@ -168,16 +168,15 @@ static sp_status layer_forward(float *x_out, sp_layer_state *state, sp_engine *e
 static sp_status embed_rows(float *x, const sp_engine *engine, const float *prompt)
 {
     const sp_model *m = engine->model;
-    for (size_t r = 0; r < engine->n; r++) {
-        int32_t token = engine->tree->tokens[engine->first_row + r];
-        if (token >= 0 && (size_t)token >= m->n_vocab)
-            return sp_fail(SP_ERR_ARGUMENT, "token %d is outside the model's vocabulary of %zu", (int)token, m->n_vocab);
-        if (token < 0)
-            memcpy(x + r * m->d_model, prompt + (engine->first_row + r) * m->d_model, m->d_model * sizeof *x);
+    sp_status st = SP_OK;
+    for (size_t r = 0; r < engine->n && !st; r++, x += m->d_model) {
+        size_t row = engine->first_row + r;
+        if (prompt && row < engine->n_prompt)
+            memcpy(x, prompt + row * m->d_model, m->d_model * sizeof *x);
         else
-            sp_weights_expand_rows(x + r * m->d_model, m->embedding, (size_t)token, 1);
+            st = sp_model_embed(x, m, &engine->tree->tokens[row], 1);
     }
-    return SP_OK;
+    return st;
 }
 
 static sp_status final_norm(sp_engine *engine, size_t n_read)
