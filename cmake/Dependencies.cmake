@@ -11,7 +11,6 @@ endif()
 set(SP_CACHE ${default_cache} CACHE PATH "where scripts/setup keeps what it built and fetched")
 
 find_package(OpenMP REQUIRED COMPONENTS C)
-find_package(OneDNN REQUIRED)
 find_package(PkgConfig REQUIRED)
 pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)

@@ -74,20 +74,38 @@ typedef struct sp_machine {
 
 SP_API void sp_machine_describe(sp_machine *out);
 
+/* Where this process's computing time went so far, in seconds summed over its threads, waiting within a part included. */
+typedef struct sp_profile {
+    double matmul;     /* products with weights */
+    double expand;     /* bringing stored weights into the form that products read */
+    double attention;  /* softmax(q k^T) v and its backward */
+    double norm;       /* RMSNorm and its backward */
+    double activation; /* SwiGLU and its backward */
+} sp_profile;
+
+SP_API void sp_profile_get(sp_profile *out);
+
 /* ---- models ------------------------------------------------------------------------------------------------ */
 
 typedef struct sp_model sp_model;
 typedef struct sp_tokenizer sp_tokenizer;
 
 typedef enum sp_weights {
-    SP_WEIGHTS_AUTO,   /* SP_WEIGHTS_F32 where they take less than half the free memory, else SP_WEIGHTS_MAPPED */
-    SP_WEIGHTS_MAPPED, /* stay quantised in the mapped file, a layer is expanded when it is used */
+    SP_WEIGHTS_AUTO,   /* MAPPED where all tensor types have loops of their own; else F32, if half the free memory suffices */
+    SP_WEIGHTS_MAPPED, /* stay as the file stores them; pieces are expanded while they are multiplied */
     SP_WEIGHTS_F32     /* expanded once, when first used */
 } sp_weights;
+
+typedef enum sp_compute {
+    SP_COMPUTE_AUTO, /* F32 */
+    SP_COMPUTE_F32,
+    SP_COMPUTE_BF16 /* large products round both factors to bf16 and sum in f32: twice as fast on CPUs that have it */
+} sp_compute;
 
 typedef struct sp_model_options {
     int n_threads; /* 0: sp_machine's */
     sp_weights weights;
+    sp_compute compute;
 } sp_model_options;
 
 /* Maps a GGUF file. `options` may be NULL. The file must stay unchanged while the model lives.

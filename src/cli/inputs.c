@@ -10,8 +10,10 @@ const option_row model_rows[] = {{OPTION_STRING, 'm', "model", "FILE", "the lang
                                   .target = offsetof(model_flags, path), .required = true},
                                  {OPTION_COUNT, 0, "threads", "N", "processors to use", .fallback = "all this process may use",
                                   .target = offsetof(model_flags, threads), .min = 1, .max = 4096},
-                                 {OPTION_CHOICE, 0, "weights", "auto|mapped|f32", "keep weights quantised, or expand them once",
+                                 {OPTION_CHOICE, 0, "weights", "auto|mapped|f32", "keep weights as stored, or expand them once",
                                   .fallback = "auto", .target = offsetof(model_flags, weights), .later = "bf16"},
+                                 {OPTION_CHOICE, 0, "compute", "auto|f32|bf16", "large products in f32, or rounded to bf16",
+                                  .fallback = "f32", .target = offsetof(model_flags, compute)},
                                  {0}};
 
 const option_row task_rows[] = {{OPTION_TEXT, 0, "template", "TEXT", "what the model reads, with {text} for a row's text",
@@ -35,7 +37,8 @@ const option_row output_rows[] = {
 
 sp_status load_model(sp_model **out, const model_flags *flags)
 {
-    sp_model_options options = {.n_threads = (int)flags->threads, .weights = (sp_weights)flags->weights};
+    sp_model_options options = {
+        .n_threads = (int)flags->threads, .weights = (sp_weights)flags->weights, .compute = (sp_compute)flags->compute};
     return sp_model_load(out, flags->path, &options);
 }
 

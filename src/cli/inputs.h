@@ -10,6 +10,7 @@ typedef struct model_flags {
     const char *path;
     size_t threads; /* 0: the machine's */
     int weights;    /* sp_weights */
+    int compute;    /* sp_compute */
 } model_flags;
 
 typedef struct task_flags {

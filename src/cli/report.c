@@ -165,6 +165,19 @@ void evaluation_rows(const sp_evaluation *e)
     report_row("perplexity", "%.4g a token", e->perplexity);
 }
 
+json_t *profile_json(void)
+{
+    sp_profile profile;
+    sp_profile_get(&profile);
+    json_t *object = json_object();
+    json_member(&object, "matmul", json_finite(profile.matmul));
+    json_member(&object, "expand", json_finite(profile.expand));
+    json_member(&object, "attention", json_finite(profile.attention));
+    json_member(&object, "norm", json_finite(profile.norm));
+    json_member(&object, "activation", json_finite(profile.activation));
+    return object;
+}
+
 int finish_output(int code)
 {
     errno = 0;

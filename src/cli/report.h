@@ -55,6 +55,9 @@ json_t *evaluation_json(const sp_evaluation *evaluation, const sp_dataset *data)
 /* The same as rows of a table, but for rows and time. */
 void evaluation_rows(const sp_evaluation *evaluation);
 
+/* Where computing time went, in seconds summed over threads: sp_profile_get as an object. */
+json_t *profile_json(void);
+
 /* Flushes standard output. A full disk or a closed pipe turns `code` 0 into 1, with a message. */
 int finish_output(int code);
 

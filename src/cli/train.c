@@ -185,6 +185,7 @@ static int print_report_json(const sp_train_report *report, const sp_dataset *da
     json_member(&object, "skipped_rows", json_integer((json_int_t)sp_dataset_n_skipped(data)));
     json_member(&object, "seconds", json_finite(report->seconds));
     json_member(&object, "evaluation", report->has_evaluation ? evaluation_json(&report->evaluation, eval) : json_null());
+    json_member(&object, "thread_seconds", profile_json());
     return print_json(object);
 }
 

@@ -1,15 +1,18 @@
 /* backward.c: from the loss down to the soft prompt. Weights are frozen, so each layer only hands its stream's gradient on. */
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/profile.h"
 #include "model/internal.h"
 #include "tensor/kernels.h"
-#include "tensor/matmul.h"
 
 static void normalise_backward(float *dx, const float *dy, const float *x, const float *w, const float *rrms, size_t n, size_t d)
 {
     const sp_kernels *kernels = sp_kernels_select();
+    double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) kernels->rms_norm_backward(dx + r * d, dy + r * d, x + r * d, w, rrms[r], d);
+    sp_profile_add_region(SP_PART_NORM, begin);
 }
 
 /* dx, the gradient of x_out, becomes that of x_mid. */
@@ -22,14 +25,16 @@ static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, s
     float *dh = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
     float *dnormed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
     if (!dh || !dnormed) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dh, d_ffn, dx, d, w->down, n, d, d_ffn, false);
+    sp_status st = sp_linear_backward(dh, d_ffn, dx, d, &w->down, n, false, m->compute, engine->arena);
     if (st) return st;
+    double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) {
         float *gate = state->gate_up + r * 2 * d_ffn;
         kernels->swiglu_backward(gate, gate + d_ffn, dh + r * d_ffn, d_ffn);
     }
-    st = sp_linear_backward(dnormed, d, state->gate_up, 2 * d_ffn, w->gate_up, n, 2 * d_ffn, d, false);
+    sp_profile_add_region(SP_PART_ACTIVATION, begin);
+    st = sp_linear_backward(dnormed, d, state->gate_up, 2 * d_ffn, &w->gate_up, n, false, m->compute, engine->arena);
     if (!st) normalise_backward(dx, dnormed, state->x_mid, w->ffn_norm, state->rrms_mid, n, d);
     return st;
 }
@@ -58,12 +63,14 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     float *dattended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
     if (!dattended) return SP_ERR_MEMORY;
     sp_status st = sp_projections_allocate(g, engine, layer);
-    if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, w->out, plan->n_queries, d, q_dim, false);
+    if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, &w->out, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
+    double begin = sp_seconds();
     st = sp_attention_backward(g->q, g->ldq, g->kv, g->kv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
                                state->ldq, plan, &keys, &shape, engine->arena);
+    sp_profile_add_region(SP_PART_ATTENTION, begin);
     if (!st) turn_back(g, engine, plan);
     return st;
 }
@@ -72,10 +79,11 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
 static sp_status input_gradient_all(float *dx_in, const float *dx, const sp_projections *g, const sp_layer_state *state,
                                     sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
 {
-    size_t d = engine->model->d_model;
+    const sp_model *m = engine->model;
+    size_t d = m->d_model;
     float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
     if (!dnormed) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dnormed, d, g->q, g->ldq, w->qkv, n_needed, g->ldq, d, false);
+    sp_status st = sp_linear_backward(dnormed, d, g->q, g->ldq, &w->qkv, n_needed, false, m->compute, engine->arena);
     if (st) return st;
     memcpy(dx_in, dx, n_needed * d * sizeof *dx);
     normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
@@ -88,12 +96,13 @@ static sp_status input_gradient_read(float *dx_in, const float *dx, const sp_pro
 {
     const sp_model *m = engine->model;
     const sp_attention_plan *plan = &engine->read_plan;
-    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
+    sp_weight q = sp_weight_select(&w->qkv, 0, 1), kv = sp_weight_select(&w->qkv, 1, 2);
+    size_t d = m->d_model;
     float *dnormed = sp_arena_alloc(engine->arena, n_needed * d, sizeof(float));
     float *dread = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     if (!dnormed || !dread) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dnormed, d, g->kv, g->ldkv, w->qkv + q_dim * d, n_needed, g->ldkv, d, false);
-    if (!st) st = sp_linear_backward(dread, d, g->q, g->ldq, w->qkv, plan->n_queries, q_dim, d, false);
+    sp_status st = sp_linear_backward(dnormed, d, g->kv, g->ldkv, &kv, n_needed, false, m->compute, engine->arena);
+    if (!st) st = sp_linear_backward(dread, d, g->q, g->ldq, &q, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     memset(dx_in, 0, n_needed * d * sizeof *dx_in);
     for (size_t i = 0; i < plan->n_queries && plan->query_rows[i] < n_needed; i++) {

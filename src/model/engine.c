@@ -8,7 +8,6 @@
 #include "base/status.h"
 #include "model/internal.h"
 #include "tensor/kernels.h"
-#include "tensor/matmul.h"
 
 enum { LOGIT_ROWS_AT_ONCE = 32 };
 
@@ -160,7 +159,6 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
 sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 {
     int n_callers = enter(engine);
-    sp_linear_shield_workers();
     return leave(n_callers, forward(engine, pass));
 }
 
@@ -168,8 +166,11 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 
 sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
 {
+    sp_model *m = engine->model;
     int n_callers = enter(engine);
-    return leave(n_callers, sp_weights_head(out, engine->model, engine->normed + first * engine->model->d_model, n, engine->arena));
+    sp_weight head = sp_weights_get_head(m);
+    const float *normed = engine->normed + first * m->d_model;
+    return leave(n_callers, sp_linear(out, m->n_vocab, normed, m->d_model, &head, n, false, m->compute, engine->arena));
 }
 
 /* ln sum exp of each row of logits. */
@@ -218,7 +219,9 @@ static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_tar
         nll[t] = lse[targets[t].read - first] - logits[(targets[t].read - first) * m->n_vocab + (size_t)targets[t].token];
     if (!with_gradient) return check_losses(nll, n_targets, engine);
     cross_entropy_backward(logits, lse, targets, n_targets, first, n, m->n_vocab);
-    return sp_weights_head_backward(engine->dnormed + first * m->d_model, m, logits, n, engine->arena);
+    sp_weight head = sp_weights_get_head(m);
+    return sp_linear_backward(engine->dnormed + first * m->d_model, m->d_model, logits, m->n_vocab, &head, n, false, m->compute,
+                              engine->arena);
 }
 
 static sp_status check_targets(const sp_engine *engine, const sp_target *targets, size_t n_targets)

@@ -4,16 +4,19 @@
  * and feed-forward only of the rows that somebody reads. */
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/profile.h"
 #include "base/status.h"
 #include "model/internal.h"
 #include "tensor/kernels.h"
-#include "tensor/matmul.h"
 
 static void normalise(float *y, float *rrms, const float *x, const float *w, float eps, size_t n, size_t d)
 {
     const sp_kernels *kernels = sp_kernels_select();
+    double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) rrms[r] = kernels->rms_norm(y + r * d, x + r * d, w, eps, d);
+    sp_profile_add_region(SP_PART_NORM, begin);
 }
 
 /* Rows of the plan's queries out of the pass's rows. */
@@ -41,19 +44,20 @@ sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t
 static sp_status project_all(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed)
 {
     size_t d = engine->model->d_model;
-    return sp_linear(p->q, p->ldq, normed, d, w->qkv, engine->n, p->ldq, d, false);
+    return sp_linear(p->q, p->ldq, normed, d, &w->qkv, engine->n, false, engine->model->compute, engine->arena);
 }
 
 static sp_status project_read(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed,
                               const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
-    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
+    size_t d = m->d_model;
+    sp_weight q = sp_weight_select(&w->qkv, 0, 1), kv = sp_weight_select(&w->qkv, 1, 2);
     float *read = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     if (!read) return SP_ERR_MEMORY;
     gather_queries(read, normed, engine, plan, d);
-    sp_status st = sp_linear(p->q, p->ldq, read, d, w->qkv, plan->n_queries, q_dim, d, false);
-    return st ? st : sp_linear(p->kv, p->ldkv, normed, d, w->qkv + q_dim * d, engine->n, p->ldkv, d, false);
+    sp_status st = sp_linear(p->q, p->ldq, read, d, &q, plan->n_queries, false, m->compute, engine->arena);
+    return st ? st : sp_linear(p->kv, p->ldkv, normed, d, &kv, engine->n, false, m->compute, engine->arena);
 }
 
 /* Turns queries and keys by their positions, and puts keys and values where attention reads them. */
@@ -91,7 +95,10 @@ static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, 
     state->lse = lse;
     const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
-    return sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
+    double begin = sp_seconds();
+    sp_status st = sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
+    sp_profile_add_region(SP_PART_ATTENTION, begin);
+    return st;
 }
 
 /* Queries, keys and values of norm(x). */
@@ -127,7 +134,7 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     state->x_mid = x_mid;
     if ((st = attend(state, engine, layer, plan))) return st;
     gather_queries(x_mid, state->x, engine, plan, d);
-    return sp_linear(x_mid, d, state->attended, q_dim, w->out, plan->n_queries, d, q_dim, true);
+    return sp_linear(x_mid, d, state->attended, q_dim, &w->out, plan->n_queries, true, m->compute, engine->arena);
 }
 
 /* x_out = x_mid + down(silu(gate) * up). */
@@ -145,12 +152,14 @@ static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engi
     state->rrms_mid = rrms;
     state->gate_up = gate_up;
     normalise(normed, rrms, state->x_mid, w->ffn_norm, m->norm_eps, n, d);
-    sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, w->gate_up, n, 2 * d_ffn, d, false);
+    sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
     if (st) return st;
+    double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
+    sp_profile_add_region(SP_PART_ACTIVATION, begin);
     memcpy(x_out, state->x_mid, n * d * sizeof *x_out);
-    st = sp_linear(x_out, d, h, d_ffn, w->down, n, d, d_ffn, true);
+    st = sp_linear(x_out, d, h, d_ffn, &w->down, n, true, m->compute, engine->arena);
     sp_arena_reset(engine->arena, mark);
     return st;
 }

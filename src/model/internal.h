@@ -9,6 +9,7 @@
 #include "model/engine.h"
 #include "model/model.h"
 #include "tensor/attention.h"
+#include "tensor/linear.h"
 #include "tensor/rope.h"
 #include "text/tokenizer.h"
 
@@ -29,34 +30,30 @@ struct sp_model {
     uint64_t n_parameters;
 
     sp_weights weights;                 /* MAPPED or F32, once loaded */
-    float *expanded;                    /* F32: all layers, then the output head; MAPPED: one layer */
+    sp_compute compute;                 /* F32 or BF16, once loaded */
+    float *expanded;                    /* F32: all layers, then the output head; MAPPED: NULL */
     bool *is_expanded;                  /* F32: (n_layer + 1) */
     float *output_norm_f32, *norms_f32; /* (d_model), (n_layer, 2, d_model): small, always expanded */
 };
 
-/* ---- weights.c: tensors as f32 ---- */
+/* ---- weights.c: tensors as products read them ---- */
 
-/* One layer's matrices, each (rows out, columns in). What is multiplied with the same input stands together, one product each. */
 typedef struct sp_layer_weights {
     const float *attn_norm, *ffn_norm; /* (d_model) */
-    const float *qkv;                  /* (q_dim + 2 kv_dim, d_model) */
-    const float *out;                  /* (d_model, q_dim) */
-    const float *gate_up;              /* (2 d_ffn, d_model) */
-    const float *down;                 /* (d_model, d_ffn) */
+    sp_weight qkv;                     /* q, k, v: (q_dim + 2 kv_dim, d_model) */
+    sp_weight out;                     /* (d_model, q_dim) */
+    sp_weight gate_up;                 /* gate, up: (2 d_ffn, d_model) */
+    sp_weight down;                    /* (d_model, d_ffn) */
 } sp_layer_weights;
 
 sp_status sp_weights_prepare(sp_model *model, sp_weights wanted); /* allocates, expands the norms */
 
-/* Valid until the next call for another layer. Cannot fail: all that could was checked by sp_weights_prepare. */
+/* Cannot fail: all that could was checked by sp_weights_prepare. */
 void sp_weights_get_layer(sp_layer_weights *out, sp_model *model, size_t layer);
+sp_weight sp_weights_get_head(sp_model *model); /* (n_vocab, d_model) */
 
 /* out (n, row length) = rows first .. first + n of a matrix */
 void sp_weights_expand_rows(float *out, const sp_gguf_tensor *tensor, size_t first, size_t n);
-
-/* logits (n, n_vocab) = hidden (n, d_model) H^T;  dhidden (n, d_model) = dlogits (n, n_vocab) H. H is expanded a part at a time
- * where weights are mapped. */
-sp_status sp_weights_head(float *logits, sp_model *model, const float *hidden, size_t n, sp_arena *scratch);
-sp_status sp_weights_head_backward(float *dhidden, sp_model *model, const float *dlogits, size_t n, sp_arena *scratch);
 
 static inline size_t sp_model_q_dim(const sp_model *model)
 {

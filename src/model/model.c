@@ -263,6 +263,7 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     if ((st = sp_tokenizer_from_gguf(&m->tokenizer, m->gguf))) return st;
     m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
     if ((st = find_tensors(m))) return st;
+    m->compute = options->compute == SP_COMPUTE_BF16 ? SP_COMPUTE_BF16 : SP_COMPUTE_F32;
     return sp_weights_prepare(m, options->weights);
 }
 
@@ -326,6 +327,11 @@ const sp_tokenizer *sp_model_tokenizer(const sp_model *m)
 size_t sp_model_n_vocab(const sp_model *m)
 {
     return m->n_vocab;
+}
+
+sp_compute sp_model_compute(const sp_model *m)
+{
+    return m->compute;
 }
 
 int sp_model_n_threads(const sp_model *m)

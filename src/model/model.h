@@ -13,6 +13,8 @@ typedef struct sp_fingerprint {
 
 sp_fingerprint sp_model_fingerprint(const sp_model *model); /* reads the whole embedding matrix: some ms */
 
+sp_compute sp_model_compute(const sp_model *model); /* F32 or BF16 */
+
 int sp_model_n_threads(const sp_model *model); /* what it was loaded with, the machine's where that was 0 */
 
 /* Mean and standard deviation over all entries of the embedding matrix: what random initialisation is scaled by. */

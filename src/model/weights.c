@@ -1,13 +1,10 @@
-/* weights.c: a layer's tensors as f32: expanded once and kept, or again each time the layer is used. */
+/* weights.c: a layer's tensors for products: as the file stores them, or expanded to f32 when first used, and kept. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 
 #include "base/status.h"
 #include "model/internal.h"
-#include "tensor/matmul.h"
-
-enum { HEAD_ROWS_AT_ONCE = 4096 };
 
 void sp_weights_expand_rows(float *out, const sp_gguf_tensor *tensor, size_t first, size_t n)
 {
@@ -58,87 +55,74 @@ static sp_status expand_norms(sp_model *m)
     return SP_OK;
 }
 
+static bool is_fast(const sp_gguf_tensor *tensor)
+{
+    return sp_row_reader_get(tensor->type)->is_fast;
+}
+
+static bool all_fast(const sp_model *m)
+{
+    bool fast = is_fast(m->output);
+    for (size_t l = 0; l < m->n_layer && fast; l++) {
+        const sp_layer_tensors *t = &m->layers[l];
+        fast = is_fast(t->q) && is_fast(t->k) && is_fast(t->v) && is_fast(t->out) && is_fast(t->gate) && is_fast(t->up) &&
+               is_fast(t->down);
+    }
+    return fast;
+}
+
 sp_status sp_weights_prepare(sp_model *m, sp_weights wanted)
 {
-    size_t all = m->n_layer * layer_floats(m) + head_floats(m);
-    if (wanted == SP_WEIGHTS_AUTO) wanted = all * sizeof(float) < available_bytes() / 2 ? SP_WEIGHTS_F32 : SP_WEIGHTS_MAPPED;
+    size_t n_bytes = (m->n_layer * layer_floats(m) + head_floats(m)) * sizeof(float);
+    if (wanted == SP_WEIGHTS_AUTO) wanted = all_fast(m) || n_bytes > available_bytes() / 2 ? SP_WEIGHTS_MAPPED : SP_WEIGHTS_F32;
     m->weights = wanted;
-    size_t n_bytes = (wanted == SP_WEIGHTS_F32 ? all : layer_floats(m)) * sizeof(float);
-    m->is_expanded = calloc(m->n_layer + 1, sizeof *m->is_expanded);
-    m->expanded = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
-    if (!m->is_expanded || !m->expanded) return sp_fail_no_memory(n_bytes);
+    if (wanted == SP_WEIGHTS_F32) {
+        m->is_expanded = calloc(m->n_layer + 1, sizeof *m->is_expanded);
+        m->expanded = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
+        if (!m->is_expanded || !m->expanded) return sp_fail_no_memory(n_bytes);
+    }
     return expand_norms(m);
 }
 
-static float *expand_matrix(float *out, const sp_gguf_tensor *tensor)
+/* A tensor as it is stored, or, where `kept` is not NULL, as f32 there. */
+static sp_weight_part part_of(const sp_gguf_tensor *tensor, const float *kept)
 {
-    sp_weights_expand_rows(out, tensor, 0, tensor->shape[1]);
-    return out + tensor->shape[0] * tensor->shape[1];
+    enum ggml_type type = kept ? GGML_TYPE_F32 : tensor->type;
+    return (sp_weight_part){sp_row_reader_get(type), kept ? (const void *)kept : tensor->data,
+                            ggml_row_size(type, (int64_t)tensor->shape[0]), tensor->shape[1]};
 }
 
-static void expand_layer(float *out, const sp_layer_tensors *t)
+/* Tensors of one input as one weight; `kept`, where they are kept as f32, moves behind them, and they are expanded there. */
+static sp_weight stack(const sp_gguf_tensor *const *tensors, size_t n, float **kept, bool expand)
 {
-    const sp_gguf_tensor *in_order[] = {t->q, t->k, t->v, t->out, t->gate, t->up, t->down};
-    for (size_t i = 0; i < sizeof in_order / sizeof *in_order; i++) out = expand_matrix(out, in_order[i]);
+    sp_weight w = {.n_in = tensors[0]->shape[0], .n_parts = n};
+    for (size_t i = 0; i < n; i++) {
+        if (*kept && expand) sp_weights_expand_rows(*kept, tensors[i], 0, tensors[i]->shape[1]);
+        w.parts[i] = part_of(tensors[i], *kept);
+        if (*kept) *kept += tensors[i]->shape[0] * tensors[i]->shape[1];
+    }
+    return w;
 }
 
 void sp_weights_get_layer(sp_layer_weights *out, sp_model *m, size_t layer)
 {
-    bool keep = m->weights == SP_WEIGHTS_F32;
-    size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
-    float *floats = m->expanded + (keep ? layer * layer_floats(m) : 0);
-    if (!keep || !m->is_expanded[layer]) expand_layer(floats, &m->layers[layer]);
-    m->is_expanded[layer] = keep;
-    out->attn_norm = m->norms_f32 + 2 * layer * d;
-    out->ffn_norm = m->norms_f32 + (2 * layer + 1) * d;
-    out->qkv = floats;
-    out->out = out->qkv + (q_dim + 2 * kv_dim) * d;
-    out->gate_up = out->out + d * q_dim;
-    out->down = out->gate_up + 2 * m->d_ffn * d;
+    const sp_layer_tensors *t = &m->layers[layer];
+    float *kept = m->expanded ? m->expanded + layer * layer_floats(m) : NULL;
+    bool expand = kept && !m->is_expanded[layer];
+    out->attn_norm = m->norms_f32 + 2 * layer * m->d_model;
+    out->ffn_norm = m->norms_f32 + (2 * layer + 1) * m->d_model;
+    out->qkv = stack((const sp_gguf_tensor *[]){t->q, t->k, t->v}, 3, &kept, expand);
+    out->out = stack(&t->out, 1, &kept, expand);
+    out->gate_up = stack((const sp_gguf_tensor *[]){t->gate, t->up}, 2, &kept, expand);
+    out->down = stack(&t->down, 1, &kept, expand);
+    if (expand) m->is_expanded[layer] = true;
 }
 
-/* The head in parts of some rows: (first, n) of the vocabulary, expanded. One part where everything is kept. */
-static const float *head_part(size_t *n, sp_model *m, size_t first, float *part)
+sp_weight sp_weights_get_head(sp_model *m)
 {
-    if (m->weights == SP_WEIGHTS_F32) {
-        float *head = m->expanded + m->n_layer * layer_floats(m);
-        if (!m->is_expanded[m->n_layer]) expand_matrix(head, m->output);
-        m->is_expanded[m->n_layer] = true;
-        *n = m->n_vocab;
-        return head;
-    }
-    *n = m->n_vocab - first < HEAD_ROWS_AT_ONCE ? m->n_vocab - first : HEAD_ROWS_AT_ONCE;
-    sp_weights_expand_rows(part, m->output, first, *n);
-    return part;
-}
-
-static float *allocate_part(const sp_model *m, sp_arena *scratch)
-{
-    return sp_arena_alloc(scratch, m->weights == SP_WEIGHTS_F32 ? 0 : HEAD_ROWS_AT_ONCE * m->d_model, sizeof(float));
-}
-
-sp_status sp_weights_head(float *logits, sp_model *m, const float *hidden, size_t n, sp_arena *scratch)
-{
-    sp_arena_mark mark = sp_arena_get_mark(scratch);
-    float *part = allocate_part(m, scratch);
-    sp_status st = part ? SP_OK : SP_ERR_MEMORY;
-    for (size_t first = 0, rows; first < m->n_vocab && !st; first += rows) {
-        const float *head = head_part(&rows, m, first, part);
-        st = sp_linear(logits + first, m->n_vocab, hidden, m->d_model, head, n, rows, m->d_model, false);
-    }
-    sp_arena_reset(scratch, mark);
-    return st;
-}
-
-sp_status sp_weights_head_backward(float *dhidden, sp_model *m, const float *dlogits, size_t n, sp_arena *scratch)
-{
-    sp_arena_mark mark = sp_arena_get_mark(scratch);
-    float *part = allocate_part(m, scratch);
-    sp_status st = part ? SP_OK : SP_ERR_MEMORY;
-    for (size_t first = 0, rows; first < m->n_vocab && !st; first += rows) {
-        const float *head = head_part(&rows, m, first, part);
-        st = sp_linear_backward(dhidden, m->d_model, dlogits + first, m->n_vocab, head, n, rows, m->d_model, first > 0);
-    }
-    sp_arena_reset(scratch, mark);
-    return st;
+    float *kept = m->expanded ? m->expanded + m->n_layer * layer_floats(m) : NULL;
+    bool expand = kept && !m->is_expanded[m->n_layer];
+    sp_weight head = stack(&m->output, 1, &kept, expand);
+    if (expand) m->is_expanded[m->n_layer] = true;
+    return head;
 }

@@ -6,9 +6,11 @@
 #include <string.h>
 
 #include "tensor/kernels.h"
+#include "tensor/panels.h"
 #include "tensor/quants.h"
 
 extern const sp_kernels sp_kernels_generic, sp_kernels_avx2, sp_kernels_avx512;
+extern const sp_panels sp_panels_generic, sp_panels_avx2, sp_panels_avx512, sp_panels_avx512bf16;
 extern const sp_row_reader sp_row_readers_generic[GGML_TYPE_COUNT], sp_row_readers_avx2[GGML_TYPE_COUNT],
     sp_row_readers_avx512[GGML_TYPE_COUNT];
 
@@ -63,4 +65,41 @@ const sp_row_reader *sp_row_reader_of_rung(const sp_kernels *rung, enum ggml_typ
 const sp_row_reader *sp_row_reader_get(enum ggml_type type)
 {
     return sp_row_reader_of_rung(sp_kernels_select(), type);
+}
+
+/* ---- panels: the same rungs, and one more where products of bf16 have their own instruction ---- */
+
+static const sp_panels *panels_of(const sp_kernels *rung)
+{
+#if defined(__x86_64__)
+    if (rung == &sp_kernels_avx2) return &sp_panels_avx2;
+    if (rung == &sp_kernels_avx512) return &sp_panels_avx512;
+#endif
+    (void)rung;
+    return &sp_panels_generic;
+}
+
+static const sp_panels *with_bf16(const sp_panels *panels)
+{
+#if defined(__x86_64__)
+    if (panels == &sp_panels_avx512 && __builtin_cpu_supports("avx512bf16")) return &sp_panels_avx512bf16;
+#endif
+    return panels;
+}
+
+size_t sp_panels_list(const sp_panels *out[SP_MAX_PANELS])
+{
+    const sp_kernels *rungs[3];
+    size_t n = sp_kernels_list(rungs);
+    for (size_t i = 0; i < n; i++) out[i] = panels_of(rungs[i]);
+    if (with_bf16(out[n - 1]) != out[n - 1]) {
+        out[n] = with_bf16(out[n - 1]);
+        n++;
+    }
+    return n;
+}
+
+const sp_panels *sp_panels_select(void)
+{
+    return with_bf16(panels_of(sp_kernels_select()));
 }

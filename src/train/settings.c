@@ -168,9 +168,10 @@ static json_t *describe_model(const sp_model *model)
     sp_model_get_info(&info, model);
     snprintf(tokenizer, sizeof tokenizer, "%016" PRIx64, print.tokenizer);
     snprintf(embeddings, sizeof embeddings, "%016" PRIx64, print.embeddings);
-    return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I}", "architecture", info.architecture, "file_bytes",
+    return json_pack("{s:s, s:I, s:s, s:s, s:I, s:I, s:I, s:s}", "architecture", info.architecture, "file_bytes",
                      (json_int_t)info.file_bytes, "tokenizer", tokenizer, "embeddings", embeddings, "n_layer",
-                     (json_int_t)print.n_layer, "d_model", (json_int_t)print.d_model, "n_vocab", (json_int_t)print.n_vocab);
+                     (json_int_t)print.n_layer, "d_model", (json_int_t)print.d_model, "n_vocab", (json_int_t)print.n_vocab,
+                     "compute", sp_model_compute(model) == SP_COMPUTE_BF16 ? "bf16" : "f32");
 }
 
 static json_t *describe_machine(const sp_model *model)
