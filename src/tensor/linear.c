@@ -113,9 +113,15 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+static size_t at_least_one(size_t a)
+{
+    return a ? a : 1;
+}
+
+/* ceil(a / b), and by nothing a whole. */
 static size_t divide_up(size_t a, size_t b)
 {
-    return (a + b - 1) / b;
+    return (a + b - 1) / at_least_one(b);
 }
 
 static size_t round_up(size_t a, size_t multiple)
@@ -128,17 +134,23 @@ static size_t words_of(const product *p, size_t n_terms)
     return p->bf16 ? (n_terms + 1) / 2 : n_terms;
 }
 
+/* How many terms of a sum at a time: equal steps of whole blocks of the type, and so few that a task's fewest columns, `unit`, fit.
+ */
+static size_t terms_of_step(const product *p, size_t unit, size_t block)
+{
+    size_t most = smaller(MAX_STEP, round_up(PANEL_WORDS / unit, 2));
+    if (p->n_inner <= most) return p->n_inner;
+    return smaller(most, round_up(divide_up(p->n_inner, divide_up(p->n_inner, most)), block));
+}
+
 /* Tasks whose panels fit PANEL_WORDS, as many on each thread as on the others; where columns do not suffice for all threads, rows
  * are split too, at the price of expanding the same weights again. */
 static void divide_work(product *p, size_t n_threads)
 {
     size_t block = largest_block(p->w), width = p->panels->width;
     size_t unit = p->backward && block > width ? block : width; /* backward, a task's columns are pieces of stored rows */
-    p->step = smaller(p->n_inner, MAX_STEP);
-    if (p->n_inner > MAX_STEP) p->step = smaller(MAX_STEP, round_up(divide_up(p->n_inner, divide_up(p->n_inner, MAX_STEP)), block));
-    if (unit * words_of(p, p->step) > PANEL_WORDS) p->step = round_up(PANEL_WORDS / unit, 2);
-    size_t n_units = divide_up(p->n_columns, unit), most = PANEL_WORDS / (unit * words_of(p, p->step));
-    if (most == 0) most = 1;
+    p->step = terms_of_step(p, unit, block);
+    size_t n_units = divide_up(p->n_columns, unit), most = at_least_one(PANEL_WORDS / (unit * at_least_one(words_of(p, p->step))));
     size_t n_blocks = smaller(n_units, round_up(divide_up(n_units, most), n_threads));
     p->columns = divide_up(n_units, n_blocks) * unit;
     p->n_blocks = divide_up(p->n_columns, p->columns);

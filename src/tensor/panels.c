@@ -1,41 +1,25 @@
-/* panels.c: the register blocks of large products, on vectors as wide as this compilation's flags allow (kernels.c says how).
+/* panels.c: the register blocks of large products, on vectors as wide as this compilation's flags allow (vec.h).
  *
  * A block of ROWS x 2 vectors of sums fills the register file: 12 of 32 registers' worth with AVX-512, 6 with 16 registers. */
 #include "tensor/panels.h"
 
 #include <string.h>
 
+#include "tensor/vec.h"
+
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
 #endif
 
 #if defined(__AVX512F__)
-#define LANES 16
 enum { ROWS = 12 };
-#elif defined(__AVX__)
-#define LANES 8
-enum { ROWS = 6 };
 #else
-#define LANES 4
 enum { ROWS = 6 };
 #endif
 enum { WIDTH = 2 * LANES };
 
-#define INLINE static inline __attribute__((always_inline))
-
-typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef uint32_t words __attribute__((vector_size(4 * LANES), may_alias));
 typedef uint32_t word __attribute__((may_alias)); /* a number, or a pair of bf16 */
-typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-
-INLINE vec load(const float *p)
-{
-    return *(const unaligned_vec *)p;
-}
-INLINE void store(float *p, vec v)
-{
-    *(unaligned_vec *)p = v;
-}
 
 /* ---- packing ---- */
 
