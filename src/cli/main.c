@@ -1,6 +1,7 @@
 /* main.c: softprompt COMMAND: finds the command and hands it the rest of the line. */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <locale.h>
 #include <signal.h>
 #include <stdio.h>
@@ -85,9 +86,10 @@ static void occupy_closed_streams(void)
  * reads its settings before main, so that they need a second start, which takes 2 ms. Whoever set something himself keeps it. */
 static void limit_spinning(char **argv)
 {
+    char program[PATH_MAX] = "";
     if (getenv("GOMP_SPINCOUNT") || getenv("OMP_WAIT_POLICY")) return;
-    if (setenv("GOMP_SPINCOUNT", "2000", 1)) return;
-    execv("/proc/self/exe", argv); /* returns where that cannot be: then as it is */
+    if (readlink("/proc/self/exe", program, sizeof program - 1) < 0 || setenv("GOMP_SPINCOUNT", "2000", 1)) return;
+    execv(program, argv); /* returns where that cannot be: then as it is */
 }
 
 int main(int argc, char **argv)

@@ -10,11 +10,16 @@
 #include "model/internal.h"
 #include "tensor/kernels.h"
 
+enum {
+    FEW_ROWS = 4,       /* up to this many, one thread is done before others have begun */
+    ROWS_OF_A_LINE = 16 /* numbers of a cache line: rows whose keys are turned into columns together */
+};
+
 static void normalise(float *y, float *rrms, const float *x, const float *w, float eps, size_t n, size_t d)
 {
     const sp_kernels *kernels = sp_kernels_select();
     double begin = sp_seconds();
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
     for (size_t r = 0; r < n; r++) rrms[r] = kernels->rms_norm(y + r * d, x + r * d, w, eps, d);
     sp_profile_add_region(SP_PART_NORM, begin);
 }
@@ -67,20 +72,22 @@ static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections
     size_t kv_dim = sp_model_kv_dim(m);
     const sp_layer_store *store = &engine->stores[layer];
     float *kt = store->kt + engine->first_row, *v = store->v + engine->first_row * kv_dim;
-#pragma omp parallel
+#pragma omp parallel if (engine->n > FEW_ROWS)
     {
-#pragma omp for schedule(static)
+#pragma omp for schedule(static) nowait
         for (size_t i = 0; i < plan->n_queries; i++)
             sp_rope_turn(p->q + i * p->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head,
                          m->d_head, 1);
 #pragma omp for schedule(static)
-        for (size_t r = 0; r < engine->n; r++) {
-            sp_rope_turn(p->kv + r * p->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, 1);
-            memcpy(v + r * kv_dim, p->kv + r * p->ldkv + kv_dim, kv_dim * sizeof(float));
+        for (size_t first = 0; first < engine->n; first += ROWS_OF_A_LINE) {
+            size_t n = engine->n - first < ROWS_OF_A_LINE ? engine->n - first : ROWS_OF_A_LINE;
+            for (size_t r = first; r < first + n; r++) {
+                sp_rope_turn(p->kv + r * p->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, 1);
+                memcpy(v + r * kv_dim, p->kv + r * p->ldkv + kv_dim, kv_dim * sizeof(float));
+            }
+            for (size_t i = 0; i < kv_dim; i++)
+                for (size_t r = first; r < first + n; r++) kt[i * store->ld + r] = p->kv[r * p->ldkv + i];
         }
-#pragma omp for schedule(static)
-        for (size_t i = 0; i < kv_dim; i++)
-            for (size_t r = 0; r < engine->n; r++) kt[i * store->ld + r] = p->kv[r * p->ldkv + i];
     }
 }
 
@@ -155,7 +162,7 @@ static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engi
     sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
     if (st) return st;
     double begin = sp_seconds();
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
     for (size_t r = 0; r < n; r++) kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
     sp_profile_add_region(SP_PART_ACTIVATION, begin);
     memcpy(x_out, state->x_mid, n * d * sizeof *x_out);

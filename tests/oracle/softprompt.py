@@ -38,7 +38,7 @@ def check(status):
 
 
 class ModelOptions(c.Structure):
-    _fields_ = [("n_threads", c.c_int), ("weights", c.c_int)]
+    _fields_ = [("n_threads", c.c_int), ("weights", c.c_int), ("compute", c.c_int)]
 
 
 class Example(c.Structure):
@@ -65,11 +65,11 @@ def float_pointer(array):
 
 
 class Model:
-    """weights: 0 auto, 1 mapped, 2 f32."""
+    """weights: 0 auto, 1 mapped, 2 f32. compute: 0 auto, 1 f32, 2 bf16."""
 
-    def __init__(self, path, n_threads=0, weights=0):
+    def __init__(self, path, n_threads=0, weights=0, compute=0):
         self.handle = c.c_void_p()
-        options = ModelOptions(n_threads, weights)
+        options = ModelOptions(n_threads, weights, compute)
         check(lib.sp_model_load(c.byref(self.handle), os.fsencode(path), c.byref(options)))
         self.n_vocab, self.d_model = lib.sp_model_n_vocab(self.handle), lib.sp_model_d_model(self.handle)
 
