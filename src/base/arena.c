@@ -3,9 +3,11 @@
  *
  * Under AddressSanitizer only what was handed out may be touched: a gap behind each piece, and all that a reset gave back, are
  * poisoned. To it a block is one allocation otherwise, in which nothing can run over. */
+#define _GNU_SOURCE /* madvise */
 #include "base/arena.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
 #include "base/status.h"
 
@@ -25,7 +27,7 @@ enum { GAP_BYTES = 64 };
 enum { GAP_BYTES = 0 };
 #endif
 
-enum { ALIGNMENT = 64, FIRST_BLOCK_BYTES = 1 << 20, MAX_BLOCKS = 64 };
+enum { ALIGNMENT = 64, FIRST_BLOCK_BYTES = 1 << 20, LARGE_PAGE_BYTES = 1 << 21, MAX_BLOCKS = 64 };
 
 typedef struct block {
     char *bytes;
@@ -50,13 +52,24 @@ void sp_arena_free(sp_arena *arena)
     free(arena);
 }
 
+/* Large blocks in large pages where the system has them to give: fewer faults, and fewer misses of the table of pages. */
+static char *allocate_block(size_t n_bytes)
+{
+    if (n_bytes < 2 * LARGE_PAGE_BYTES) return aligned_alloc(ALIGNMENT, n_bytes);
+    char *bytes = aligned_alloc(LARGE_PAGE_BYTES, n_bytes);
+#ifdef MADV_HUGEPAGE
+    if (bytes) madvise(bytes, n_bytes, MADV_HUGEPAGE); /* advice: it is fine if nothing comes of it */
+#endif
+    return bytes;
+}
+
 /* A new block twice the size of the last, or as large as is wanted: at most MAX_BLOCKS of them reach any size. */
 static block *add_block(sp_arena *arena, size_t wanted)
 {
     size_t size = arena->n_blocks ? 2 * arena->blocks[arena->n_blocks - 1].size : (size_t)FIRST_BLOCK_BYTES;
     if (size < wanted) size = wanted;
-    char *bytes = arena->n_blocks < MAX_BLOCKS ? aligned_alloc(ALIGNMENT, size) : NULL;
-    if (!bytes && size > wanted && arena->n_blocks < MAX_BLOCKS) bytes = aligned_alloc(ALIGNMENT, size = wanted);
+    char *bytes = arena->n_blocks < MAX_BLOCKS ? allocate_block(size) : NULL;
+    if (!bytes && size > wanted && arena->n_blocks < MAX_BLOCKS) bytes = allocate_block(size = wanted);
     if (!bytes) {
         sp_fail_no_memory(wanted);
         return NULL;
