@@ -3,7 +3,7 @@
  *   bench_quants [TYPE...]      rows that stay in the cache of a core, and rows that come from memory
  *   bench_quants --smollm2      all products of one token of SmolLM2-135M as Q4_1 with an output matrix of Q8_0
  *
- * Each figure is the best of several passes: other programs only ever make a pass slower. */
+ * Figures are those of the best pass of many: other programs only ever make one slower. */
 #include <ggml.h>
 #include <omp.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 #include "base/rng.h"
 #include "tensor/quants.h"
 
-enum { N = 1536, CACHED_ROWS = 64, MEMORY_BYTES = 128 << 20, PASSES = 9 };
+enum { N = 1536, CACHED_ROWS = 256, MEMORY_BYTES = 128 << 20, CHUNK_BYTES = 2 << 20, PASSES = 192 };
 
 static const sp_kernels *rungs[3];
 static size_t n_rungs;
@@ -49,21 +49,22 @@ static void expand(const sp_row_reader *reader, const uint8_t *rows, size_t row_
 
 typedef void work(const sp_row_reader *reader, const uint8_t *rows, size_t row_bytes, size_t n_rows, size_t n);
 
-/* Seconds of the best pass over n_rows rows, divided among the threads. */
-static double seconds(work *run, const sp_row_reader *reader, const uint8_t *rows, size_t n_rows, size_t n, int n_threads,
-                      size_t repeats)
+/* Seconds of the best pass: pass i reads the n_rows rows from row i * n_rows on, of `total` rows over and over. Passes are short,
+ * or none would run without another program in between. */
+static double seconds(work *run, const sp_row_reader *reader, const uint8_t *rows, size_t n_rows, size_t total, int n_threads)
 {
-    const size_t row_bytes = ggml_row_size(reader->type, (int64_t)n);
+    const size_t row_bytes = ggml_row_size(reader->type, N), places = total / n_rows;
     double best = 1e9;
-    for (int pass = 0; pass < PASSES; pass++) {
+    for (size_t pass = 0; pass < PASSES; pass++) {
+        const uint8_t *place = rows + pass % places * n_rows * row_bytes;
         double start = omp_get_wtime();
 #pragma omp parallel num_threads(n_threads)
         {
             size_t i = (size_t)omp_get_thread_num(), k = (size_t)omp_get_num_threads();
             size_t first = n_rows * i / k, last = n_rows * (i + 1) / k;
-            for (size_t r = 0; r < repeats; r++) run(reader, rows + first * row_bytes, row_bytes, last - first, n);
+            run(reader, place + first * row_bytes, row_bytes, last - first, N);
         }
-        double took = (omp_get_wtime() - start) / (double)repeats;
+        double took = omp_get_wtime() - start;
         if (took < best) best = took;
     }
     return best;
@@ -71,10 +72,10 @@ static double seconds(work *run, const sp_row_reader *reader, const uint8_t *row
 
 static void report(const char *name, work *run, const sp_row_reader *reader, const char *rung, const uint8_t *bytes, int n_threads)
 {
-    const size_t row_bytes = ggml_row_size(reader->type, N), many = MEMORY_BYTES / row_bytes;
-    const size_t cached_rows = (size_t)n_threads * CACHED_ROWS;
-    double cached = seconds(run, reader, bytes, cached_rows, N, n_threads, 40);
-    double memory = seconds(run, reader, bytes, many, N, n_threads, 1);
+    const size_t row_bytes = ggml_row_size(reader->type, N), cached_rows = (size_t)n_threads * CACHED_ROWS;
+    const size_t many = (size_t)n_threads * CHUNK_BYTES / row_bytes;
+    double cached = seconds(run, reader, bytes, cached_rows, cached_rows, n_threads);
+    double memory = seconds(run, reader, bytes, many, MEMORY_BYTES / row_bytes, n_threads);
     printf("%-8s %-8s %-7s %7d %14.2f %14.2f %14.2f\n", ggml_type_name(reader->type), rung, name, n_threads,
            (double)(cached_rows * N) / cached * 1e-9, (double)(many * N) / memory * 1e-9,
            (double)(many * row_bytes) / memory * 1e-9);
@@ -100,7 +101,7 @@ typedef struct matrix {
     size_t n_rows, n;
 } matrix;
 
-enum { N_LAYERS = 30 };
+enum { N_LAYERS = 30, TOKENS = 41 };
 static const matrix layer[] = {{GGML_TYPE_Q4_1, 576, 576},  {GGML_TYPE_Q4_1, 192, 576},  {GGML_TYPE_Q4_1, 192, 576},
                                {GGML_TYPE_Q4_1, 576, 576},  {GGML_TYPE_Q4_1, 1536, 576}, {GGML_TYPE_Q4_1, 1536, 576},
                                {GGML_TYPE_Q4_1, 576, 1536}, {GGML_TYPE_Q8_0, 49152, 576}};
@@ -119,24 +120,30 @@ static const uint8_t *multiply(const sp_kernels *rung, const matrix *m, const ui
     return bytes + m->n_rows * row_bytes;
 }
 
+static double seconds_of_token(const sp_kernels *rung, const uint8_t *bytes)
+{
+    double start = omp_get_wtime();
+    for (size_t l = 0; l < N_LAYERS; l++)
+        for (size_t i = 0; i < OUTPUT; i++) bytes = multiply(rung, &layer[i], bytes);
+    multiply(rung, &layer[OUTPUT], bytes);
+    return omp_get_wtime() - start;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
 static void report_token(const uint8_t *bytes)
 {
+    double took[3][TOKENS];
+    for (size_t pass = 0; pass < TOKENS; pass++)
+        for (size_t v = 0; v < n_rungs; v++) took[v][pass] = seconds_of_token(rungs[v], bytes);
     printf("one token of SmolLM2-135M, %d threads: milliseconds of all products, best and median\n", omp_get_max_threads());
     for (size_t v = 0; v < n_rungs; v++) {
-        double took[41];
-        enum { N_TIMES = sizeof took / sizeof *took };
-        for (size_t pass = 0; pass < N_TIMES; pass++) {
-            double start = omp_get_wtime();
-            const uint8_t *next = bytes;
-            for (size_t l = 0; l < N_LAYERS; l++)
-                for (size_t i = 0; i < OUTPUT; i++) next = multiply(rungs[v], &layer[i], next);
-            multiply(rungs[v], &layer[OUTPUT], next);
-            double time = omp_get_wtime() - start;
-            size_t at = pass;
-            for (; at > 0 && took[at - 1] > time; at--) took[at] = took[at - 1];
-            took[at] = time;
-        }
-        printf("%-8s %8.2f %8.2f\n", rungs[v]->name, 1e3 * took[0], 1e3 * took[N_TIMES / 2]);
+        qsort(took[v], TOKENS, sizeof took[v][0], ascending);
+        printf("%-8s %8.2f %8.2f\n", rungs[v]->name, 1e3 * took[v][0], 1e3 * took[v][TOKENS / 2]);
     }
 }
 
