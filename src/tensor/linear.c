@@ -15,9 +15,11 @@
 
 enum {
     PANEL_WORDS = 1 << 16, /* of a thread: 256 KiB, half of the smallest second-level cache */
-    MAX_STEP = 768,        /* terms of a sum before it is added to the result; a multiple of 256, ggml's largest block */
-    FEW_ROWS = 2,          /* up to this many rows the stored weights are multiplied directly */
-    DOT_ROWS = 32          /* outputs of a task then */
+    MAX_STEP = 640,        /* terms of a sum before it is added to the result: A's rows then fit the first-level cache, too */
+    ROWS_AHEAD = 16,
+    CACHE_LINE_BYTES = 64,
+    FEW_ROWS = 2, /* up to this many rows the stored weights are multiplied directly */
+    DOT_ROWS = 32 /* outputs of a task then */
 };
 
 size_t sp_weight_n_out(const sp_weight *w)
@@ -42,12 +44,16 @@ static const sp_weight_part *find_part(const sp_weight *w, size_t *o)
     return part;
 }
 
-/* out (n) = row o of W from column `first` on; first and n are multiples of the type's block, or n ends the row. */
-static void expand_piece(float *out, const sp_weight *w, size_t o, size_t first, size_t n)
+/* out (n) = row o of W from column `first` on; first and n are multiples of the type's block, or n ends the row. The same piece
+ * `ahead` rows further on is asked for: weights come from memory, and a hundred nanoseconds are as long as some thousand numbers.
+ */
+static void expand_piece(float *out, const sp_weight *w, size_t o, size_t first, size_t n, size_t ahead)
 {
     const sp_weight_part *part = find_part(w, &o);
-    const char *row = (const char *)part->rows + o * part->row_bytes;
-    part->reader->expand(part->reader, out, row + ggml_row_size(part->reader->type, (int64_t)first), n);
+    const char *piece = (const char *)part->rows + o * part->row_bytes + part->row_bytes * first / w->n_in; /* of equal blocks */
+    const char *next = piece + ahead * part->row_bytes, *next_end = next + part->row_bytes * n / w->n_in;
+    for (; next < next_end; next += CACHE_LINE_BYTES) __builtin_prefetch(next);
+    part->reader->expand(part->reader, out, piece, n);
 }
 
 static size_t largest_block(const sp_weight *w)
@@ -138,8 +144,9 @@ static size_t words_of(const product *p, size_t n_terms)
  */
 static size_t terms_of_step(const product *p, size_t unit, size_t block)
 {
-    size_t most = smaller(MAX_STEP, round_up(PANEL_WORDS / unit, 2));
+    size_t most = smaller(MAX_STEP, PANEL_WORDS / unit);
     if (p->n_inner <= most) return p->n_inner;
+    most = most / block * block;
     return smaller(most, round_up(divide_up(p->n_inner, divide_up(p->n_inner, most)), block));
 }
 
@@ -169,7 +176,7 @@ static void pack_forward(float *panel, float *rows, const product *p, size_t col
     for (size_t j = 0; j < width; j++) {
         float *row = p->bf16 ? expanded : turned + j * ld;
         size_t filled = column + j < p->n_columns ? n : 0;
-        if (filled) expand_piece(row, p->w, column + j, k, n);
+        if (filled) expand_piece(row, p->w, column + j, k, n, width);
         memset(row + filled, 0, (ld - filled) * sizeof *row);
         if (p->bf16) p->panels->to_bf16((uint16_t *)(void *)(turned + j * words), row, ld);
     }
@@ -182,8 +189,8 @@ static void pack_backward(float *panels, float *rows, const product *p, size_t c
     size_t width = p->panels->width, padded = round_up(n_columns, width), at_once = p->bf16 ? 2 : 1;
     memset(rows, 0, 2 * padded * sizeof *rows);
     for (size_t l = 0; l < n; l += at_once, panels += width) {
-        expand_piece(rows, p->w, k + l, column, n_columns);
-        if (l + 1 < n && p->bf16) expand_piece(rows + padded, p->w, k + l + 1, column, n_columns);
+        expand_piece(rows, p->w, k + l, column, n_columns, ROWS_AHEAD);
+        if (l + 1 < n && p->bf16) expand_piece(rows + padded, p->w, k + l + 1, column, n_columns, ROWS_AHEAD);
         if (l + 1 == n) memset(rows + padded, 0, padded * sizeof *rows);
         for (size_t j = 0; j < padded; j += width) {
             float *out = panels + j / width * p->panel_words;
