@@ -201,9 +201,32 @@ def smollm2_gradients(reference, model):
     return good
 
 
+def mean_divergence(theirs, ours):
+    """Mean over rows of KL(theirs || ours), in nats."""
+    p, q = (torch.log_softmax(torch.tensor(logits).double(), -1) for logits in (theirs, ours))
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+def smollm2_bf16(reference):
+    """What rounding the factors of large products to bf16 costs. Few rows are multiplied in f32: the text goes in at once."""
+    model, rng, tokens = softprompt.Model(hf_model.SMOLLM2, compute=2), np.random.default_rng(3), news_tokens(2000)
+    with torch.no_grad():
+        theirs = torch_logits(reference, None, tokens).numpy()
+    ours = softprompt.Session(model).append_all(tokens)
+    good = report("bf16: mean KL of the next token, nats", mean_divergence(theirs, ours), 1e-3)
+    good &= report("bf16: logits, root of the mean square difference", float(np.sqrt(np.mean((ours - theirs) ** 2))), 0.2)
+    good &= report("bf16: share of positions with another top-1", float((ours.argmax(-1) != theirs.argmax(-1)).mean()), 0.03)
+    prompt = reference.get_input_embeddings().weight.numpy()[rng.integers(0, model.n_vocab, 32)]
+    examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(6)]
+    loss, gradient = model.loss(softprompt.Prompt(prompt), examples)
+    their_loss, their_gradient = torch_gradient(reference, prompt, examples)
+    good &= report("bf16: loss", abs(loss - their_loss) / their_loss, 1e-2)
+    return good & report("bf16: gradient", relative_error(gradient, their_gradient), 0.1)
+
+
 def smollm2():
     reference, model = hf_model.load(hf_model.SMOLLM2), softprompt.Model(hf_model.SMOLLM2)
-    return smollm2_logits(reference, model) & smollm2_gradients(reference, model)
+    return smollm2_logits(reference, model) & smollm2_gradients(reference, model) & smollm2_bf16(reference)
 
 
 if __name__ == "__main__":
