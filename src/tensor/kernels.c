@@ -47,15 +47,24 @@ INLINE vec exp_vec(vec x)
 
 /* ---- small matrix products ---- */
 
-/* `rows` rows (a constant at each call) times two vectors of columns, or one, of which the last may be a part of `tail` lanes. */
+/* Blocks of sums stand in registers: AVX-512 has 32 of them, the others 16. Six rows by two vectors reach the rate of the
+ * multiplier on both; with fewer rows a block is wider, so that a matrix of which each number is used only once or twice streams
+ * by in long pieces. */
+#if LANES == 16
+enum { MAX_ROWS = 6, FEW_ROWS = 6, FEW_VECTORS = 4, LEAST_ROWS = 3, LEAST_VECTORS = 8 };
+#else
+enum { MAX_ROWS = 6, FEW_ROWS = 3, FEW_VECTORS = 4, LEAST_ROWS = 1, LEAST_VECTORS = 8 };
+#endif
+
+/* C (rows, vectors * LANES), rows and vectors being constants at each call; with `tail`, one vector of only that many lanes. */
 INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const float *a, size_t a_row, size_t a_col,
                        const float *b, size_t ldb, size_t k, size_t tail, bool accumulate)
 {
-    vec sum[6][2];
+    vec sum[MAX_ROWS][LEAST_VECTORS]; /* of which rows * vectors are used */
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < vectors; j++) sum[i][j] = (vec){0};
     for (size_t l = 0; l < k; l++, b += ldb) {
-        vec column[2];
+        vec column[LEAST_VECTORS];
         for (size_t j = 0; j < vectors; j++) column[j] = tail ? load_part(b, tail) : load(b + j * LANES);
         for (size_t i = 0; i < rows; i++) {
             vec x = broadcast(a[i * a_row + l * a_col]);
@@ -71,23 +80,35 @@ INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const 
         }
 }
 
-INLINE void gemm_columns(size_t vectors, float *c, size_t ldc, const float *a, size_t a_row, size_t a_col, const float *b,
-                         size_t ldb, size_t m, size_t k, size_t tail, bool accumulate)
+/* All rows of some columns, in blocks of at most `most` rows, as equal as can be: 8 rows are 4 and 4. */
+INLINE void gemm_columns(size_t most, size_t vectors, float *c, size_t ldc, const float *a, size_t a_row, size_t a_col,
+                         const float *b, size_t ldb, size_t m, size_t k, size_t tail, bool accumulate)
 {
-    for (; m >= 6; m -= 6, c += 6 * ldc, a += 6 * a_row)
-        gemm_block(6, vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);
-    for (; m >= 3; m -= 3, c += 3 * ldc, a += 3 * a_row)
-        gemm_block(3, vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);
-    for (; m >= 1; m -= 1, c += ldc, a += a_row) gemm_block(1, vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);
+#define ROWS(n)                                                                                                                    \
+    case n:                                                                                                                        \
+        if (n <= most) gemm_block(n, vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);                               \
+        break;
+    for (size_t blocks = (m + most - 1) / most, rows; m > 0; blocks--, m -= rows, c += rows * ldc, a += rows * a_row) {
+        rows = (m + blocks - 1) / blocks;
+        switch (rows) {
+            ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+        }
+    }
+#undef ROWS
 }
 
 static void gemm(float *c, size_t ldc, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, size_t m, size_t n,
                  size_t k, bool accumulate)
 {
-    for (; n >= 2 * LANES; n -= 2 * LANES, c += 2 * LANES, b += 2 * LANES)
-        gemm_columns(2, c, ldc, a, a_row, a_col, b, ldb, m, k, 0, accumulate);
-    for (; n >= LANES; n -= LANES, c += LANES, b += LANES) gemm_columns(1, c, ldc, a, a_row, a_col, b, ldb, m, k, 0, accumulate);
-    if (n) gemm_columns(1, c, ldc, a, a_row, a_col, b, ldb, m, k, n, accumulate);
+#define COLUMNS(most, vectors)                                                                                                     \
+    for (size_t step = (vectors)*LANES; n >= step; n -= step, c += step, b += step)                                                \
+    gemm_columns(most, vectors, c, ldc, a, a_row, a_col, b, ldb, m, k, 0, accumulate)
+    if (m <= LEAST_ROWS) COLUMNS(LEAST_ROWS, LEAST_VECTORS);
+    if (m <= FEW_ROWS) COLUMNS(FEW_ROWS, FEW_VECTORS);
+    COLUMNS(MAX_ROWS, 2);
+    COLUMNS(MAX_ROWS, 1);
+#undef COLUMNS
+    if (n) gemm_columns(MAX_ROWS, 1, c, ldc, a, a_row, a_col, b, ldb, m, k, n, accumulate);
 }
 
 /* ---- softmax ---- */
