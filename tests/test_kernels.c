@@ -92,7 +92,7 @@ static double reference_lse(const float *x, size_t n)
     return largest + log(sum);
 }
 
-/* Weights sum to 1, equal exp(s - lse), and the padding is cleared; also where exp alone would overflow. */
+/* Weights sum to what is said, equal exp(s - shift), and the padding is cleared; also where exp alone would overflow. */
 static void softmax_matches(void **state)
 {
     (void)state;
@@ -100,23 +100,36 @@ static void softmax_matches(void **state)
     for (size_t v = 0; v < n_rungs; v++)
         for (size_t k = 0; k < N_SIZES; k++)
             for (size_t s = 0; s < 3; s++) {
-                float scores[MAX_N + 16], weights[MAX_N + 16], again[MAX_N + 16];
+                float scores[MAX_N + 32], weights[MAX_N + 32];
                 size_t n = sizes[k], padded = n + 5;
-                fill(scores, padded, 6, scales[s]);
+                double largest = -INFINITY, sum = 0;
+                fill(scores, MAX_N + 32, 6, scales[s]);
                 memcpy(weights, scores, sizeof weights);
-                memcpy(again, scores, sizeof again);
-                double lse = reference_lse(scores, n);
-                float got = rungs[v]->softmax_row(weights, n, padded);
-                assert_near((double)got, lse, 1e-6 * (1 + fabs(lse)));
-                rungs[v]->softmax_again(again, got, n, padded);
+                for (size_t i = 0; i < n; i++) largest = fmax(largest, (double)scores[i]);
+                for (size_t i = 0; i < n; i++) sum += exp((double)scores[i] - largest);
+                assert_near((double)rungs[v]->max(scores, n), largest, 0);
+                assert_near((double)rungs[v]->softmax(weights, (float)largest, n, padded), sum,
+                            2 * FLT_EPSILON * (2 + fabs(largest)) * sum);
                 for (size_t i = 0; i < padded; i++) {
-                    double want = i < n ? exp((double)scores[i] - lse) : 0;
-                    double bound = 2 * FLT_EPSILON * (2 + fabs((double)scores[i]) + fabs(lse)); /* differences in f32, then exp */
+                    double want = i < n ? exp((double)scores[i] - largest) : 0;
+                    double bound = 2 * FLT_EPSILON * (2 + fabs((double)scores[i]) + fabs(largest)); /* f32 differences, then exp */
                     assert_near((double)weights[i], want, bound * want + 1e-30);
-                    assert_near((double)again[i], want, bound * want + 1e-30);
                 }
+                double lse = reference_lse(scores, n);
                 assert_near(rungs[v]->log_sum_exp(scores, n), lse, 1e-6 * (1 + fabs(lse)));
             }
+}
+
+/* A score that is no number stays one: it must not be hidden. */
+static void softmax_keeps_nan(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t i = 0; i < 33; i++) {
+            float s[64] = {0};
+            s[i] = NAN;
+            assert_true(isnan(rungs[v]->softmax(s, 0, 33, 33)));
+        }
 }
 
 static void softmax_backward_is_the_derivative(void **state)
@@ -124,19 +137,40 @@ static void softmax_backward_is_the_derivative(void **state)
     (void)state;
     for (size_t v = 0; v < n_rungs; v++)
         for (size_t k = 0; k < N_SIZES; k++) {
-            float s[MAX_N] = {0}, p[MAX_N], dp[MAX_N] = {0}, ds[MAX_N];
-            size_t n = sizes[k];
-            fill(s, n, 7, 1);
-            fill(dp, n, 8, 1);
+            float s[MAX_N + 32] = {0}, p[MAX_N + 32], dp[MAX_N + 32] = {0}, ds[MAX_N + 32];
+            size_t n = sizes[k], padded = n + 5;
+            double dot = 0;
+            fill(s, padded, 7, 1);
+            fill(dp, padded, 8, 1);
             memcpy(p, s, sizeof p);
             memcpy(ds, dp, sizeof ds);
-            rungs[v]->softmax_row(p, n, n);
-            rungs[v]->softmax_backward(ds, p, rungs[v]->dot(p, dp, n), n);
-            for (size_t i = 0; i < n; i++) { /* d sum_j p_j dp_j / d s_i = p_i (dp_i - sum_j p_j dp_j) */
-                double lse = reference_lse(s, n), own = exp((double)s[i] - lse), dot = 0;
-                for (size_t j = 0; j < n; j++) dot += exp((double)s[j] - lse) * (double)dp[j];
-                assert_near((double)ds[i], own * ((double)dp[i] - dot), 2e-6);
+            double lse = reference_lse(s, n);
+            for (size_t j = 0; j < n; j++) dot += exp((double)s[j] - lse) * (double)dp[j];
+            rungs[v]->softmax_backward(p, ds, (float)lse, (float)dot, n, padded);
+            for (size_t i = 0; i < padded; i++) { /* d sum_j p_j dp_j / d s_i = p_i (dp_i - sum_j p_j dp_j) */
+                double own = i < n ? exp((double)s[i] - lse) : 0;
+                assert_near((double)p[i], own, 2e-6 * own);
+                assert_near((double)ds[i], own * ((double)dp[i] - dot), i < n ? 2e-6 : 0);
             }
+        }
+}
+
+static void scale_and_transpose_match(void **state)
+{
+    (void)state;
+    float x[MAX_N], y[MAX_N], square[40 * 40], turned[40 * 40];
+    fill(square, 40 * 40, 17, 1);
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            fill(x, sizes[k], 16, 1);
+            rungs[v]->scale(y, x, 0.25f, sizes[k]);
+            for (size_t i = 0; i < sizes[k]; i++) assert_near((double)y[i], 0.25 * (double)x[i], 0);
+            size_t rows = sizes[k] % 39 + 1, columns = (sizes[k] + 20) % 37 + 1;
+            memset(turned, 0, sizeof turned);
+            rungs[v]->transpose(turned, 39, square, 40, rows, columns);
+            for (size_t j = 0; j < 40; j++)
+                for (size_t i = 0; i < 39; i++)
+                    assert_near((double)turned[j * 39 + i], i < rows && j < columns ? (double)square[i * 40 + j] : 0, 0);
         }
 }
 
@@ -226,6 +260,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(dot_matches),        cmocka_unit_test(gemm_matches),
         cmocka_unit_test(softmax_matches),    cmocka_unit_test(softmax_backward_is_the_derivative),
+        cmocka_unit_test(softmax_keeps_nan),  cmocka_unit_test(scale_and_transpose_match),
         cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(swiglu_matches),
         cmocka_unit_test(exp_scaled_matches),
     };

@@ -3,8 +3,9 @@
 
 #include "model/internal.h"
 
-/* A tile's scores (queries * heads * keys floats) should stay in the second-level cache. */
-enum { MAX_TILE_QUERIES = 32, MIN_TILE_QUERIES = 4, TILE_SCORES = 1 << 17 };
+/* Queries of a group of heads: enough for keys that a tile fetches to be used often, and few enough that they, their results and
+ * the scores of one block of keys stay in the second-level cache. */
+enum { MAX_TILE_ROWS = 192 };
 
 static size_t count_path(const sp_tree *tree, size_t run)
 {
@@ -27,12 +28,6 @@ static sp_status fill_tile(sp_query_tile *tile, const sp_tree *tree, size_t run,
     return SP_OK;
 }
 
-static size_t tile_queries(size_t n_keys, size_t heads_per_key)
-{
-    size_t n = TILE_SCORES / (n_keys * heads_per_key);
-    return n < MIN_TILE_QUERIES ? MIN_TILE_QUERIES : n > MAX_TILE_QUERIES ? MAX_TILE_QUERIES : n;
-}
-
 static size_t larger(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -46,10 +41,11 @@ sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const s
     if (!query_rows || !tiles) return SP_ERR_MEMORY;
     if (n_rows) memcpy(query_rows, rows, n_rows * sizeof *rows);
     *out = (sp_attention_plan){.tiles = tiles, .query_rows = query_rows, .n_queries = n_rows, .n_rows = tree->n_rows};
+    size_t limit = heads_per_key < MAX_TILE_ROWS ? MAX_TILE_ROWS / heads_per_key : 1;
     for (size_t run = 0, q = 0; q < n_rows; run++) {
         size_t run_end = tree->runs[run].first_row + tree->runs[run].n_rows;
         while (q < n_rows && rows[q] < run_end) {
-            size_t limit = tile_queries(sp_tree_position(tree, run, run_end), heads_per_key), n = 1;
+            size_t n = 1;
             while (n < limit && q + n < n_rows && rows[q + n] < run_end) n++;
             sp_query_tile *tile = &tiles[out->n_tiles++];
             sp_status st = fill_tile(tile, tree, run, rows, q, n, arena);

@@ -1,165 +1,439 @@
-/* attention.c: tiles of queries against the spans that they see.
+/* attention.c: tiles of queries against the spans that they see, a block of keys at a time.
  *
  * A tile's queries of one group of heads share their keys, so they are gathered into one block (m = queries * heads in the group)
- * and everything is a small matrix product on it. Scores of a tile stand in scratch whole: the caller chooses tiles so that they
- * stay in cache. Backward computes them again instead of storing n^2 numbers. */
+ * and everything is a small matrix product on it. Keys pass by in blocks that fit the second-level cache together with the tile's
+ * rows; forward keeps the running maximum and sum of each row (arXiv 2205.14135), backward knows them. Where a tile has enough
+ * rows to pay for it, a block's keys are first copied side by side, whatever spans they come from.
+ *
+ * Blocks of which no query sees anything do not exist, and of those that only some see, only these queries' rows are computed. */
 #include "tensor/attention.h"
 
+#include <math.h>
 #include <omp.h>
 #include <string.h>
 
 #include "base/status.h"
 #include "tensor/kernels.h"
 
-/* One thread's scratch for a tile: blocks of m rows. */
-typedef struct tile_scratch {
-    float *q, *out, *dout, *dq; /* (m, d_head) */
-    float *weights, *dweights;  /* (m, pitch): scores, then weights; their gradients */
-    float *lse;                 /* (m) */
-    size_t pitch;
-} tile_scratch;
+/* How work is cut. None of it depends on the number of threads, so results do not, either. */
+enum {
+    BLOCK_FLOATS = 1 << 14, /* of a block's keys, and of its values: 64 KiB each */
+    MAX_BLOCK_KEYS = 256,   /* keys in a block, where heads are narrow */
+    MIN_BLOCK_KEYS = 64,    /* and where they are wide */
+    DIAGONAL_KEYS = 32,     /* keys at a time where not every query sees them */
+    PACK_ROWS = 24,         /* rows for which it pays to copy keys side by side */
+    FORWARD_TASKS = 32,     /* a tile with more than this share of the work is split by its keys */
+    BACKWARD_PARTS = 8,     /* tiles that add into one array of gradients of keys and values */
+};
 
-static size_t group_size(const sp_attention_shape *shape)
+/* ---- one tile, one group of heads ---- */
+
+typedef struct tile_view {
+    const sp_attention_plan *plan;
+    const sp_query_tile *tile;
+    size_t group, heads, d, m; /* heads: in the group; m = queries * heads */
+    bool packed;
+    const sp_kernels *kernels;
+} tile_view;
+
+static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t group, const sp_attention_shape *shape)
 {
-    return shape->n_head / shape->n_head_kv;
+    size_t heads = shape->n_head / shape->n_head_kv, m = plan->tiles[tile].n_queries * heads;
+    return (tile_view){plan, &plan->tiles[tile], group, heads, shape->d_head, m, m >= PACK_ROWS, sp_kernels_select()};
 }
 
-static sp_status allocate_tiles(tile_scratch **out, size_t n_threads, const sp_attention_plan *plan,
-                                const sp_attention_shape *shape, bool backward, sp_arena *arena)
+static size_t smaller(size_t a, size_t b)
 {
-    size_t m = plan->max_tile_queries * group_size(shape), block = m * shape->d_head;
-    size_t pitch = (plan->max_tile_keys + SP_KEY_PADDING + 15) / 16 * 16;
-    tile_scratch *tiles = sp_arena_alloc(arena, n_threads, sizeof *tiles);
-    if (!tiles) return SP_ERR_MEMORY;
-    for (size_t t = 0; t < n_threads; t++) {
-        size_t n_blocks = backward ? 4 : 2, n_weights = backward ? 2 : 1;
-        float *floats = sp_arena_alloc(arena, n_blocks * block + n_weights * m * pitch + m, sizeof(float));
-        if (!floats) return SP_ERR_MEMORY;
-        tiles[t] = (tile_scratch){.q = floats, .out = floats + block, .pitch = pitch};
-        if (backward) tiles[t].dout = floats + 2 * block, tiles[t].dq = floats + 3 * block;
-        tiles[t].weights = floats + n_blocks * block;
-        tiles[t].dweights = backward ? tiles[t].weights + m * pitch : NULL;
-        tiles[t].lse = floats + n_blocks * block + n_weights * m * pitch;
-    }
-    *out = tiles;
-    return SP_OK;
-}
-
-/* The heads of one group stand side by side in a query's row. */
-static void gather(float *block, const float *rows, size_t ld, const sp_query_tile *tile, size_t group, size_t width, float scale)
-{
-    for (size_t t = 0; t < tile->n_queries; t++) {
-        const float *row = rows + (tile->first_query + t) * ld + group * width;
-        for (size_t i = 0; i < width; i++) block[t * width + i] = scale * row[i];
-    }
-}
-
-static void scatter(float *rows, size_t ld, const float *block, const sp_query_tile *tile, size_t group, size_t width, float scale)
-{
-    for (size_t t = 0; t < tile->n_queries; t++) {
-        float *row = rows + (tile->first_query + t) * ld + group * width;
-        for (size_t i = 0; i < width; i++) row[i] = scale * block[t * width + i];
-    }
-}
-
-/* Products of a block with every visible row of a transposed matrix: out (m, pitch) = block (m, d) xt (d, rows). Spans are written
- * left to right and rounded up to whole vectors: what runs over is written again by the next span, or masked. */
-static void times_transposed(float *out, size_t pitch, const float *block, const float *xt, size_t ld, const sp_query_tile *tile,
-                             size_t m, size_t d, const sp_kernels *kernels)
-{
-    for (size_t s = 0; s < tile->n_spans; out += tile->spans[s++].n_rows) {
-        size_t n = (tile->spans[s].n_rows + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
-        kernels->gemm(out, pitch, block, d, 1, xt + tile->spans[s].first_row, ld, m, n, d, false);
-    }
-}
-
-/* block (m, d) = weights (m, pitch) x, over the visible rows of x. */
-static void times_rows(float *block, const float *weights, size_t pitch, const float *x, size_t ldx, const sp_query_tile *tile,
-                       size_t m, size_t d, const sp_kernels *kernels)
-{
-    for (size_t s = 0; s < tile->n_spans; weights += tile->spans[s++].n_rows)
-        kernels->gemm(block, d, weights, pitch, 1, x + tile->spans[s].first_row * ldx, ldx, m, d, tile->spans[s].n_rows, s > 0);
-}
-
-/* Visible rows of dx += weights^T block. */
-static void add_transposed_times(float *dx, size_t lddx, const float *weights, size_t pitch, const float *block,
-                                 const sp_query_tile *tile, size_t m, size_t d, const sp_kernels *kernels)
-{
-    for (size_t s = 0; s < tile->n_spans; weights += tile->spans[s++].n_rows)
-        kernels->gemm(dx + tile->spans[s].first_row * lddx, lddx, weights, 1, pitch, block, d, tile->spans[s].n_rows, d, m, true);
+    return a < b ? a : b;
 }
 
 /* How many of the tile's keys query t sees: all but the rows of its own run behind it. */
-static size_t visible_keys(const sp_attention_plan *plan, const sp_query_tile *tile, size_t t)
+static size_t visible_keys(const tile_view *view, size_t t)
 {
-    size_t last = plan->query_rows[tile->first_query + tile->n_queries - 1], row = plan->query_rows[tile->first_query + t];
-    return tile->n_keys - (last - row);
+    const size_t *rows = view->plan->query_rows + view->tile->first_query;
+    return view->tile->n_keys - (rows[view->tile->n_queries - 1] - rows[t]);
 }
 
-static const float *group_keys(const sp_keys *keys, const sp_attention_shape *shape, size_t group)
+/* The first row of the block of queries that sees a key. */
+static size_t first_row_seeing(const tile_view *view, size_t key)
 {
-    return keys->kt + group * shape->d_head * keys->ld;
+    size_t t = 0;
+    while (visible_keys(view, t) <= key) t++;
+    return t * view->heads;
 }
 
-static void tile_forward(float *out, float *lse, const float *q, size_t ldq, const sp_attention_plan *plan,
-                         const sp_query_tile *tile, size_t group, const sp_keys *keys, const sp_attention_shape *shape,
-                         tile_scratch *scratch)
+/* Keys first .. first + n of the tile. */
+typedef struct key_block {
+    size_t first, n;
+} key_block;
+
+/* Of a block's keys, how many row i of the block of queries sees. */
+static size_t visible_in_block(const tile_view *view, key_block block, size_t i)
 {
-    const sp_kernels *kernels = sp_kernels_select();
-    size_t heads = group_size(shape), d = shape->d_head, m = tile->n_queries * heads, kv_dim = shape->n_head_kv * d;
-    gather(scratch->q, q, ldq, tile, group, heads * d, shape->scale);
-    times_transposed(scratch->weights, scratch->pitch, scratch->q, group_keys(keys, shape, group), keys->ld, tile, m, d, kernels);
-    for (size_t i = 0; i < m; i++) {
-        size_t n = visible_keys(plan, tile, i / heads);
-        float sum = kernels->softmax_row(scratch->weights + i * scratch->pitch, n, tile->n_keys);
-        if (lse) lse[(tile->first_query + i / heads) * shape->n_head + group * heads + i % heads] = sum;
+    return smaller(visible_keys(view, i / view->heads) - block.first, block.n);
+}
+
+/* The row of the tree behind a key of the tile; returns how many keys from there on stand side by side. */
+static size_t find_tree_row(size_t *row, const sp_query_tile *tile, size_t key)
+{
+    const sp_span *span = tile->spans;
+    for (; key >= span->n_rows; span++) key -= span->n_rows;
+    *row = span->first_row + key;
+    return span->n_rows - key;
+}
+
+/* A part of a block that is one matrix in memory and that the same queries see. */
+typedef struct key_piece {
+    size_t offset, n; /* in the block */
+    size_t at;        /* where it begins in the arrays: a row of the tree, or an offset where keys are packed */
+    size_t first_row; /* of the block of queries: those before see nothing of it */
+} key_piece;
+
+/* From a piece of zeros to the first, and so on; false behind the last. */
+static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
+{
+    piece->offset += piece->n;
+    if (piece->offset == block.n) return false;
+    size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0), together = block.n - piece->offset;
+    piece->n = together;
+    piece->at = piece->offset;
+    if (!view->packed) piece->n = smaller(find_tree_row(&piece->at, view->tile, key), together);
+    piece->n = smaller(piece->n, key < seen_by_all ? seen_by_all - key : (size_t)DIAGONAL_KEYS);
+    piece->first_row = first_row_seeing(view, key);
+    return true;
+}
+
+/* Copies a block's columns of xt (d, ld) side by side. */
+static void pack_columns(float *out, size_t ldo, const float *xt, size_t ld, const tile_view *view, key_block block)
+{
+    for (size_t offset = 0, n, row; offset < block.n; offset += n) {
+        n = smaller(find_tree_row(&row, view->tile, block.first + offset), block.n - offset);
+        for (size_t i = 0; i < view->d; i++) memcpy(out + i * ldo + offset, xt + i * ld + row, n * sizeof *out);
     }
-    times_rows(scratch->out, scratch->weights, scratch->pitch, keys->v + group * d, kv_dim, tile, m, d, kernels);
-    scatter(out, shape->n_head * d, scratch->out, tile, group, heads * d, 1);
+}
+
+/* Copies a block's rows of x (rows, ldx), d numbers each, behind each other. */
+static void pack_rows(float *out, size_t ldo, const float *x, size_t ldx, const tile_view *view, key_block block)
+{
+    for (size_t offset = 0, n, row; offset < block.n; offset += n) {
+        n = smaller(find_tree_row(&row, view->tile, block.first + offset), block.n - offset);
+        for (size_t i = 0; i < n; i++) memcpy(out + (offset + i) * ldo, x + (row + i) * ldx, view->d * sizeof *out);
+    }
+}
+
+/* Products of the queries' block with the block's keys: out (m, pitch) = rows (m, d) xt (d, keys). Pieces are written left to
+ * right and rounded up to whole vectors: what runs over is written again by the next piece, or cleared by the softmax. */
+static void times_columns(float *out, size_t pitch, const float *rows, const float *xt, size_t ld, const tile_view *view,
+                          key_block block)
+{
+    size_t d = view->d, lanes = view->kernels->lanes;
+    for (key_piece p = {0}; next_piece(&p, view, block);)
+        view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * d, d, 1, xt + p.at, ld,
+                            view->m - p.first_row, (p.n + lanes - 1) / lanes * lanes, d, false);
+}
+
+/* out (m, d) += weights (m, pitch) x, over the block's keys. */
+static void add_times_rows(float *out, const float *weights, size_t pitch, const float *x, size_t ldx, const tile_view *view,
+                           key_block block)
+{
+    size_t d = view->d;
+    for (key_piece p = {0}; next_piece(&p, view, block);)
+        view->kernels->gemm(out + p.first_row * d, d, weights + p.first_row * pitch + p.offset, pitch, 1, x + p.at * ldx, ldx,
+                            view->m - p.first_row, d, p.n, true);
+}
+
+/* The block's rows of dx += weights^T rows. */
+static void add_transposed_times(float *dx, size_t lddx, const float *weights, size_t pitch, const float *rows,
+                                 const tile_view *view, key_block block)
+{
+    size_t d = view->d;
+    tile_view unpacked = *view; /* gradients stand by rows of the tree */
+    unpacked.packed = false;
+    for (key_piece p = {0}; next_piece(&p, &unpacked, block);)
+        view->kernels->gemm(dx + p.at * lddx, lddx, weights + p.first_row * pitch + p.offset, 1, pitch, rows + p.first_row * d, d,
+                            p.n, d, view->m - p.first_row, true);
+}
+
+/* The heads of one group stand side by side in a query's row: (m, d) is one copy a query. */
+static void gather(float *block, const float *rows, size_t ld, const tile_view *view, size_t width, float factor)
+{
+    for (size_t t = 0; t < view->tile->n_queries; t++)
+        view->kernels->scale(block + t * width, rows + t * ld + view->group * width, factor, width);
+}
+
+/* ---- scratch ---- */
+
+/* One thread's scratch for a tile: blocks of m rows, and a block of keys. */
+typedef struct tile_scratch {
+    float *q, *out, *dout, *dq; /* (m, d_head) */
+    float *weights, *dweights;  /* (m, pitch): scores, then weights; their gradients */
+    float *max, *sum, *lse;     /* (m) */
+    float *kt, *vt;             /* (d_head, pitch) packed */
+    float *k, *v;               /* (block_keys, row_pitch) packed */
+    size_t block_keys, pitch, row_pitch;
+} tile_scratch;
+
+/* An odd number of cache lines: rows a power of two apart would fall into few sets of the cache. */
+static size_t odd_lines(size_t n_floats)
+{
+    return ((n_floats + 15) / 16 | 1) * 16;
+}
+
+static size_t count_block_keys(size_t d)
+{
+    size_t n = BLOCK_FLOATS / d / 16 * 16;
+    return n < MIN_BLOCK_KEYS ? MIN_BLOCK_KEYS : n > MAX_BLOCK_KEYS ? MAX_BLOCK_KEYS : n;
+}
+
+static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp_attention_plan *plan,
+                                  const sp_attention_shape *shape, bool backward, sp_arena *arena)
+{
+    size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv);
+    size_t n = smaller(count_block_keys(d), (plan->max_tile_keys + 15) / 16 * 16);
+    size_t pitch = odd_lines(n + SP_KEY_PADDING), row_pitch = odd_lines(d);
+    tile_scratch *all = sp_arena_alloc(arena, n_threads, sizeof *all);
+    if (!all) return SP_ERR_MEMORY;
+    for (size_t t = 0; t < n_threads; t++) {
+        tile_scratch s = {.block_keys = n, .pitch = pitch, .row_pitch = row_pitch};
+        const struct {
+            float **array;
+            size_t n;
+            bool wanted;
+        } arrays[] = {
+            {&s.q, m * d, true},
+            {&s.out, m * d, true},
+            {&s.dout, m * d, backward},
+            {&s.dq, m * d, backward},
+            {&s.weights, m * pitch, true},
+            {&s.dweights, m * pitch, backward},
+            {&s.max, m, !backward},
+            {&s.sum, m, !backward},
+            {&s.lse, m, backward},
+            {&s.kt, d * pitch, true},
+            {&s.vt, d * pitch, backward},
+            {&s.k, n * row_pitch, backward},
+            {&s.v, n * row_pitch, !backward},
+        };
+        for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+            if (arrays[i].wanted && !(*arrays[i].array = sp_arena_alloc(arena, arrays[i].n, sizeof(float)))) return SP_ERR_MEMORY;
+        all[t] = s;
+    }
+    *out = all;
+    return SP_OK;
+}
+
+/* ---- forward ---- */
+
+/* A tile's keys first .. end for every group of heads. Where that is all of the tile's keys, results go to where the caller wants
+ * them; else into arrays of its own, to be put together. */
+typedef struct forward_task {
+    size_t tile, first, end;
+    float *out, *lse; /* (n_queries, n_head * d_head), (n_queries, n_head) of the tile; lse may be NULL */
+    bool is_part;
+} forward_task;
+
+typedef struct forward_pass {
+    const float *q;
+    size_t ldq;
+    const sp_attention_plan *plan;
+    const sp_keys *keys;
+    const sp_attention_shape *shape;
+    forward_task *tasks;
+    size_t n_tasks;
+} forward_pass;
+
+static size_t tile_work(const sp_query_tile *tile)
+{
+    return tile->n_queries * tile->n_keys;
+}
+
+static size_t total_work(const sp_attention_plan *plan)
+{
+    size_t work = 0;
+    for (size_t t = 0; t < plan->n_tiles; t++) work += tile_work(&plan->tiles[t]);
+    return work;
+}
+
+/* Into how many parts a tile's keys are cut: a few queries behind a long context would else be the work of few threads. */
+static size_t count_splits(const sp_query_tile *tile, size_t work, const sp_attention_shape *shape, size_t block_keys)
+{
+    size_t most = (tile->n_keys + block_keys - 1) / block_keys;
+    return smaller(most, 1 + FORWARD_TASKS * tile_work(tile) / (work * shape->n_head_kv));
+}
+
+static sp_status make_tasks(forward_pass *pass, float *out, float *lse, sp_arena *arena)
+{
+    const sp_attention_plan *plan = pass->plan;
+    size_t work = total_work(plan), n_head = pass->shape->n_head, q_dim = n_head * pass->shape->d_head, n_splits;
+    size_t block_keys = count_block_keys(pass->shape->d_head), n = 0;
+    for (size_t t = 0; t < plan->n_tiles; t++) n += count_splits(&plan->tiles[t], work, pass->shape, block_keys);
+    if (!(pass->tasks = sp_arena_alloc(arena, n, sizeof *pass->tasks))) return SP_ERR_MEMORY;
+    for (size_t t = 0; t < plan->n_tiles; t++) {
+        const sp_query_tile *tile = &plan->tiles[t];
+        n_splits = count_splits(tile, work, pass->shape, block_keys);
+        for (size_t s = 0; s < n_splits; s++) {
+            forward_task task = {t,
+                                 tile->n_keys * s / n_splits / 16 * 16,
+                                 tile->n_keys * (s + 1) / n_splits / 16 * 16,
+                                 out + tile->first_query * q_dim,
+                                 lse ? lse + tile->first_query * n_head : NULL,
+                                 n_splits > 1};
+            if (s + 1 == n_splits) task.end = tile->n_keys;
+            if (task.is_part) {
+                task.out = sp_arena_alloc(arena, tile->n_queries * q_dim, sizeof(float));
+                task.lse = sp_arena_alloc(arena, tile->n_queries * n_head, sizeof(float));
+                if (!task.out || !task.lse) return SP_ERR_MEMORY;
+            }
+            pass->tasks[pass->n_tasks++] = task;
+        }
+    }
+    return SP_OK;
+}
+
+/* Scores become weights relative to each row's maximum so far; what was summed with earlier weights follows.
+ * Maxima first: then no row waits for its own. */
+static void weigh(const tile_view *view, key_block block, tile_scratch *s)
+{
+    const sp_kernels *kernels = view->kernels;
+    size_t first = first_row_seeing(view, block.first), d = view->d;
+    for (size_t i = first; i < view->m; i++) {
+        float max = kernels->max(s->weights + i * s->pitch, visible_in_block(view, block, i));
+        if (!(max > s->max[i])) continue;
+        float factor = expf(s->max[i] - max);
+        kernels->scale(s->out + i * d, s->out + i * d, factor, d);
+        s->sum[i] *= factor;
+        s->max[i] = max;
+    }
+    for (size_t i = first; i < view->m; i++)
+        s->sum[i] += kernels->softmax(s->weights + i * s->pitch, s->max[i], visible_in_block(view, block, i), block.n);
+}
+
+static void block_forward(const tile_view *view, key_block block, const sp_keys *keys, const sp_attention_shape *shape,
+                          tile_scratch *s)
+{
+    size_t d = view->d, kv_dim = shape->n_head_kv * d;
+    const float *kt = keys->kt + view->group * d * keys->ld, *v = keys->v + view->group * d;
+    if (view->packed) {
+        pack_columns(s->kt, s->pitch, kt, keys->ld, view, block);
+        pack_rows(s->v, s->row_pitch, v, kv_dim, view, block);
+    }
+    times_columns(s->weights, s->pitch, s->q, view->packed ? s->kt : kt, view->packed ? s->pitch : keys->ld, view, block);
+    weigh(view, block, s);
+    add_times_rows(s->out, s->weights, s->pitch, view->packed ? s->v : v, view->packed ? s->row_pitch : kv_dim, view, block);
+}
+
+static void run_forward_task(const forward_pass *pass, const forward_task *task, size_t group, tile_scratch *s)
+{
+    const sp_attention_shape *shape = pass->shape;
+    tile_view view = view_tile(pass->plan, task->tile, group, shape);
+    size_t d = view.d, width = view.heads * d;
+    gather(s->q, pass->q + view.tile->first_query * pass->ldq, pass->ldq, &view, width, shape->scale);
+    memset(s->out, 0, view.m * d * sizeof(float));
+    for (size_t i = 0; i < view.m; i++) s->max[i] = -INFINITY, s->sum[i] = 0;
+    /* A part may begin behind what the tile's first queries see. They keep a sum of 0. */
+    for (size_t first = task->first; first < task->end; first += s->block_keys)
+        block_forward(&view, (key_block){first, smaller(s->block_keys, task->end - first)}, pass->keys, shape, s);
+    for (size_t i = 0; i < view.m; i++) {
+        size_t t = i / view.heads, head = group * view.heads + i % view.heads;
+        float scale = s->sum[i] == 0 ? 0 : 1 / s->sum[i]; /* a NaN stays one */
+        view.kernels->scale(task->out + (t * shape->n_head + head) * d, s->out + i * d, scale, d);
+        if (task->lse) task->lse[t * shape->n_head + head] = s->max[i] + logf(s->sum[i]);
+    }
+}
+
+/* The parts of one tile, put together for one query: each part's result is the attention over its keys alone, and exp(its lse)
+ * their weight. */
+static void merge_parts(float *out, float *lse, const forward_task *parts, size_t n_parts, size_t t,
+                        const sp_attention_shape *shape)
+{
+    size_t d = shape->d_head;
+    for (size_t i = t * shape->n_head; i < (t + 1) * shape->n_head; i++) {
+        float max = -INFINITY, sum = 0;
+        for (size_t p = 0; p < n_parts; p++) max = fmaxf(max, parts[p].lse[i]);
+        for (size_t p = 0; p < n_parts; p++) sum += expf(parts[p].lse[i] - max);
+        memset(out + i * d, 0, d * sizeof *out);
+        for (size_t p = 0; p < n_parts; p++) {
+            float weight = expf(parts[p].lse[i] - max) / sum;
+            for (size_t j = 0; j < d; j++) out[i * d + j] += weight * parts[p].out[i * d + j];
+        }
+        if (lse) lse[i] = max + logf(sum);
+    }
+}
+
+static void merge_tiles(float *out, float *lse, const forward_pass *pass)
+{
+    size_t n_head = pass->shape->n_head;
+    for (size_t first = 0, n; first < pass->n_tasks; first += n) {
+        const forward_task *parts = pass->tasks + first;
+        const sp_query_tile *tile = &pass->plan->tiles[parts->tile];
+        for (n = 1; first + n < pass->n_tasks && parts[n].tile == parts->tile;) n++;
+        if (n == 1) continue;
+#pragma omp for schedule(static) nowait
+        for (size_t t = 0; t < tile->n_queries; t++)
+            merge_parts(out + tile->first_query * n_head * pass->shape->d_head, lse ? lse + tile->first_query * n_head : NULL,
+                        parts, n, t, pass->shape);
+    }
 }
 
 sp_status sp_attention_forward(float *out, float *lse, const float *q, size_t ldq, const sp_attention_plan *plan,
                                const sp_keys *keys, const sp_attention_shape *shape, sp_arena *arena)
 {
     sp_arena_mark mark = sp_arena_get_mark(arena);
+    forward_pass pass = {q, ldq, plan, keys, shape, NULL, 0};
     tile_scratch *scratch;
-    sp_status st = allocate_tiles(&scratch, (size_t)omp_get_max_threads(), plan, shape, false, arena);
-    if (st) return st;
-    size_t n_tasks = plan->n_tiles * shape->n_head_kv;
-#pragma omp parallel for schedule(static, 1)
-    for (size_t task = 0; task < n_tasks; task++)
-        tile_forward(out, lse, q, ldq, plan, &plan->tiles[task / shape->n_head_kv], task % shape->n_head_kv, keys, shape,
-                     &scratch[omp_get_thread_num()]);
+    sp_status st = allocate_scratch(&scratch, (size_t)omp_get_max_threads(), plan, shape, false, arena);
+    if (!st) st = make_tasks(&pass, out, lse, arena);
+    if (!st) {
+        size_t n_tasks = pass.n_tasks * shape->n_head_kv;
+#pragma omp parallel
+        {
+#pragma omp for schedule(dynamic, 1)
+            for (size_t i = 0; i < n_tasks; i++) { /* from the end of the tree, where paths are long: short tasks last */
+                size_t task = n_tasks - 1 - i;
+                run_forward_task(&pass, &pass.tasks[task / shape->n_head_kv], task % shape->n_head_kv,
+                                 &scratch[omp_get_thread_num()]);
+            }
+            merge_tiles(out, lse, &pass);
+        }
+    }
     sp_arena_reset(arena, mark);
-    return SP_OK;
+    return st;
 }
+
+/* ---- backward ---- */
 
 /* What backward reads beside the forward's arrays: keys by rows, values transposed. */
 typedef struct other_layouts {
     float *k;  /* (n_rows, n_head_kv * d_head) */
-    float *vt; /* (n_head_kv, d_head, ldvt) */
+    float *vt; /* (n_head_kv * d_head, ldvt) */
     size_t ldvt;
 } other_layouts;
 
 static sp_status make_other_layouts(other_layouts *out, const sp_attention_plan *plan, const sp_keys *keys,
                                     const sp_attention_shape *shape, sp_arena *arena)
 {
-    size_t kv_dim = shape->n_head_kv * shape->d_head, n = plan->n_rows, ldvt = n + SP_KEY_PADDING;
-    out->ldvt = ldvt;
-    out->k = sp_arena_alloc(arena, n * kv_dim, sizeof(float));
-    out->vt = sp_arena_alloc(arena, kv_dim * ldvt, sizeof(float));
-    if (!out->k || !out->vt) return SP_ERR_MEMORY;
-    float *k = out->k, *vt = out->vt;
+    enum { ROWS_AT_ONCE = 64 };
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t kv_dim = shape->n_head_kv * shape->d_head, n = plan->n_rows, ldvt = odd_lines(n + SP_KEY_PADDING);
+    float *k = sp_arena_alloc(arena, n * kv_dim, sizeof(float)), *vt = sp_arena_alloc(arena, kv_dim * ldvt, sizeof(float));
+    if (!k || !vt) return SP_ERR_MEMORY;
 #pragma omp parallel for schedule(static)
-    for (size_t i = 0; i < kv_dim; i++) {
-        for (size_t r = 0; r < n; r++) {
-            k[r * kv_dim + i] = keys->kt[i * keys->ld + r];
-            vt[i * ldvt + r] = keys->v[r * kv_dim + i];
-        }
-        memset(vt + i * ldvt + n, 0, SP_KEY_PADDING * sizeof(float));
+    for (size_t first = 0; first < n; first += ROWS_AT_ONCE) {
+        size_t rows = smaller(ROWS_AT_ONCE, n - first);
+        kernels->transpose(k + first * kv_dim, kv_dim, keys->kt + first, keys->ld, kv_dim, rows);
+        kernels->transpose(vt + first, ldvt, keys->v + first * kv_dim, kv_dim, rows, kv_dim);
     }
+    for (size_t i = 0; i < kv_dim; i++) memset(vt + i * ldvt + n, 0, (ldvt - n) * sizeof *vt);
+    *out = (other_layouts){k, vt, ldvt};
     return SP_OK;
 }
+
+/* Neighbouring tiles, and the gradients of the keys and values that they see. */
+typedef struct backward_part {
+    size_t first_tile, end_tile;
+    bool *sees;     /* (n_rows): which rows its tiles see; the others of dk and dv are not written */
+    float *dk, *dv; /* (n_rows, n_head_kv * d_head) */
+} backward_part;
 
 /* One backward call's arguments, so that they travel together. */
 typedef struct backward_pass {
@@ -171,86 +445,127 @@ typedef struct backward_pass {
     const sp_keys *keys;
     const sp_attention_shape *shape;
     other_layouts other;
+    backward_part *parts;
+    size_t n_parts;
 } backward_pass;
 
-static void tile_backward(const backward_pass *pass, const sp_query_tile *tile, size_t group, tile_scratch *scratch, float *dk,
-                          float *dv, size_t lddkv)
+static void mark_seen(bool *sees, const sp_query_tile *tile)
 {
-    const sp_kernels *kernels = sp_kernels_select();
+    for (size_t s = 0; s < tile->n_spans; s++) memset(sees + tile->spans[s].first_row, true, tile->spans[s].n_rows);
+}
+
+/* Cuts the tiles into parts of about equal work. */
+static sp_status make_parts(backward_pass *pass, sp_arena *arena)
+{
+    const sp_attention_plan *plan = pass->plan;
+    size_t kv_dim = pass->shape->n_head_kv * pass->shape->d_head, n = plan->n_rows, work = total_work(plan), done = 0, tile = 0;
+    pass->n_parts = smaller(BACKWARD_PARTS, plan->n_tiles);
+    if (!(pass->parts = sp_arena_alloc(arena, pass->n_parts, sizeof *pass->parts))) return SP_ERR_MEMORY;
+    for (size_t p = 0; p < pass->n_parts; p++) {
+        backward_part *part = &pass->parts[p];
+        *part = (backward_part){.first_tile = tile,
+                                .sees = sp_arena_alloc(arena, n, sizeof *part->sees),
+                                .dk = sp_arena_alloc(arena, n * kv_dim, sizeof(float)),
+                                .dv = sp_arena_alloc(arena, n * kv_dim, sizeof(float))};
+        if (!part->sees || !part->dk || !part->dv) return SP_ERR_MEMORY;
+        memset(part->sees, false, n);
+        for (; tile < plan->n_tiles && (p + 1 == pass->n_parts || done < work * (p + 1) / pass->n_parts); tile++) {
+            done += tile_work(&plan->tiles[tile]);
+            mark_seen(part->sees, &plan->tiles[tile]);
+        }
+        part->end_tile = tile;
+    }
+    return SP_OK;
+}
+
+static void block_backward(const backward_pass *pass, const tile_view *view, key_block block, const backward_part *part,
+                           const float *dots, tile_scratch *s)
+{
+    size_t d = view->d, kv_dim = pass->shape->n_head_kv * d, column = view->group * d, pitch = s->pitch;
+    size_t ldkt = pass->keys->ld, ldvt = pass->other.ldvt, ldk = kv_dim;
+    const float *kt = pass->keys->kt + column * ldkt, *vt = pass->other.vt + column * ldvt, *k = pass->other.k + column;
+    if (view->packed) {
+        pack_columns(s->kt, pitch, kt, ldkt, view, block);
+        pack_columns(s->vt, pitch, vt, ldvt, view, block);
+        pack_rows(s->k, s->row_pitch, k, ldk, view, block);
+        kt = s->kt, vt = s->vt, k = s->k, ldkt = ldvt = pitch, ldk = s->row_pitch;
+    }
+    times_columns(s->weights, pitch, s->q, kt, ldkt, view, block);
+    times_columns(s->dweights, pitch, s->dout, vt, ldvt, view, block);
+    for (size_t i = first_row_seeing(view, block.first); i < view->m; i++)
+        view->kernels->softmax_backward(s->weights + i * pitch, s->dweights + i * pitch, s->lse[i], dots[i],
+                                        visible_in_block(view, block, i), block.n);
+    add_transposed_times(part->dv + column, kv_dim, s->weights, pitch, s->dout, view, block);
+    add_times_rows(s->dq, s->dweights, pitch, k, ldk, view, block);
+    add_transposed_times(part->dk + column, kv_dim, s->dweights, pitch, s->q, view, block);
+}
+
+static void tile_backward(const backward_pass *pass, size_t tile, size_t group, const backward_part *part, tile_scratch *s)
+{
     const sp_attention_shape *shape = pass->shape;
-    size_t heads = group_size(shape), d = shape->d_head, m = tile->n_queries * heads, kv_dim = shape->n_head_kv * d;
-    size_t width = heads * d, pitch = scratch->pitch, q_dim = shape->n_head * d;
-    gather(scratch->q, pass->q, pass->ldq, tile, group, width, shape->scale);
-    gather(scratch->out, pass->out, q_dim, tile, group, width, 1);
-    gather(scratch->dout, pass->dout, q_dim, tile, group, width, 1);
-    gather(scratch->lse, pass->lse, shape->n_head, tile, group, heads, 1);
-    times_transposed(scratch->weights, pitch, scratch->q, group_keys(pass->keys, shape, group), pass->keys->ld, tile, m, d,
-                     kernels);
-    times_transposed(scratch->dweights, pitch, scratch->dout, pass->other.vt + group * d * pass->other.ldvt, pass->other.ldvt, tile,
-                     m, d, kernels);
-    for (size_t i = 0; i < m; i++)
-        kernels->softmax_again(scratch->weights + i * pitch, scratch->lse[i], visible_keys(pass->plan, tile, i / heads),
-                               tile->n_keys);
-    add_transposed_times(dv + group * d, lddkv, scratch->weights, pitch, scratch->dout, tile, m, d, kernels);
-    for (size_t i = 0; i < m; i++)
-        kernels->softmax_backward(scratch->dweights + i * pitch, scratch->weights + i * pitch,
-                                  kernels->dot(scratch->dout + i * d, scratch->out + i * d, d), tile->n_keys);
-    times_rows(scratch->dq, scratch->dweights, pitch, pass->other.k + group * d, kv_dim, tile, m, d, kernels);
-    scatter(pass->dq, pass->lddq, scratch->dq, tile, group, width, shape->scale);
-    add_transposed_times(dk + group * d, lddkv, scratch->dweights, pitch, scratch->q, tile, m, d, kernels);
+    tile_view view = view_tile(pass->plan, tile, group, shape);
+    size_t d = view.d, width = view.heads * d, q_dim = shape->n_head * d, first = view.tile->first_query;
+    gather(s->q, pass->q + first * pass->ldq, pass->ldq, &view, width, shape->scale);
+    gather(s->out, pass->out + first * q_dim, q_dim, &view, width, 1);
+    gather(s->dout, pass->dout + first * q_dim, q_dim, &view, width, 1);
+    gather(s->lse, pass->lse + first * shape->n_head, shape->n_head, &view, view.heads, 1);
+    memset(s->dq, 0, view.m * d * sizeof(float));
+    float *dots = s->out; /* each row's product with dout, in place of the rows */
+    for (size_t i = 0; i < view.m; i++) dots[i] = view.kernels->dot(s->dout + i * d, s->out + i * d, d);
+    for (size_t key = 0; key < view.tile->n_keys; key += s->block_keys)
+        block_backward(pass, &view, (key_block){key, smaller(s->block_keys, view.tile->n_keys - key)}, part, dots, s);
+    for (size_t t = 0; t < view.tile->n_queries; t++)
+        view.kernels->scale(pass->dq + (first + t) * pass->lddq + group * width, s->dq + t * width, shape->scale, width);
 }
 
-static void clear_rows(float *x, size_t ld, size_t n, size_t width)
+static void part_backward(const backward_pass *pass, const backward_part *part, size_t group, tile_scratch *s)
 {
-    for (size_t r = 0; r < n; r++) memset(x + r * ld, 0, width * sizeof *x);
+    size_t d = pass->shape->d_head, kv_dim = pass->shape->n_head_kv * d;
+    for (size_t r = 0; r < pass->plan->n_rows; r++) {
+        if (!part->sees[r]) continue;
+        memset(part->dk + r * kv_dim + group * d, 0, d * sizeof(float));
+        memset(part->dv + r * kv_dim + group * d, 0, d * sizeof(float));
+    }
+    for (size_t tile = part->first_tile; tile < part->end_tile; tile++) tile_backward(pass, tile, group, part, s);
 }
 
-/* dk, dv += the sums of threads 1 .. n_threads - 1, in that order. */
-static void add_partial_sums(float *dk, float *dv, size_t lddkv, float *const *partial, size_t n_threads, size_t n_rows,
-                             size_t kv_dim)
+/* dk and dv: the sums over the parts, in their order. */
+static void add_parts(float *dk, float *dv, size_t lddkv, const backward_pass *pass)
 {
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < n_rows; r++)
-        for (size_t t = 1; t < n_threads; t++)
-            for (size_t i = 0; i < kv_dim; i++) {
-                dk[r * lddkv + i] += partial[t][r * kv_dim + i];
-                dv[r * lddkv + i] += partial[t][(n_rows + r) * kv_dim + i];
+    size_t kv_dim = pass->shape->n_head_kv * pass->shape->d_head;
+#pragma omp for schedule(static)
+    for (size_t r = 0; r < pass->plan->n_rows; r++) {
+        float *dk_row = dk + r * lddkv, *dv_row = dv + r * lddkv;
+        memset(dk_row, 0, kv_dim * sizeof *dk);
+        memset(dv_row, 0, kv_dim * sizeof *dv);
+        for (const backward_part *part = pass->parts; part < pass->parts + pass->n_parts; part++)
+            for (size_t i = 0; part->sees[r] && i < kv_dim; i++) {
+                dk_row[i] += part->dk[r * kv_dim + i];
+                dv_row[i] += part->dv[r * kv_dim + i];
             }
+    }
 }
 
 sp_status sp_attention_backward(float *dq, size_t lddq, float *dk, float *dv, size_t lddkv, const float *dout, const float *out,
                                 const float *lse, const float *q, size_t ldq, const sp_attention_plan *plan, const sp_keys *keys,
                                 const sp_attention_shape *shape, sp_arena *arena)
 {
-    size_t n_threads = (size_t)omp_get_max_threads(), kv_dim = shape->n_head_kv * shape->d_head, n = plan->n_rows;
     sp_arena_mark mark = sp_arena_get_mark(arena);
-    backward_pass pass = {dq, lddq, dout, out, lse, q, ldq, plan, keys, shape, {0}};
+    backward_pass pass = {dq, lddq, dout, out, lse, q, ldq, plan, keys, shape, {0}, NULL, 0};
     tile_scratch *scratch;
-    float **partial = sp_arena_alloc(arena, n_threads, sizeof *partial);
-    sp_status st = partial ? make_other_layouts(&pass.other, plan, keys, shape, arena) : SP_ERR_MEMORY;
-    if (!st) st = allocate_tiles(&scratch, n_threads, plan, shape, true, arena);
-    for (size_t t = 1; t < n_threads && !st; t++)
-        if (!(partial[t] = sp_arena_alloc(arena, 2 * n * kv_dim, sizeof(float)))) st = SP_ERR_MEMORY;
-    if (st) goto done;
-    clear_rows(dk, lddkv, n, kv_dim);
-    clear_rows(dv, lddkv, n, kv_dim);
-    size_t n_tasks = plan->n_tiles * shape->n_head_kv;
-    size_t n_used = 1; /* the system may grant fewer threads than asked for */
-#pragma omp parallel num_threads(n_threads)
-    {
-        size_t t = (size_t)omp_get_thread_num();
-#pragma omp master
-        n_used = (size_t)omp_get_num_threads();
-        float *own_dk = t ? partial[t] : dk, *own_dv = t ? partial[t] + n * kv_dim : dv;
-        size_t own_ld = t ? kv_dim : lddkv;
-        if (t) memset(partial[t], 0, 2 * n * kv_dim * sizeof(float));
-#pragma omp for schedule(static, 1)
-        for (size_t task = 0; task < n_tasks; task++)
-            tile_backward(&pass, &plan->tiles[task / shape->n_head_kv], task % shape->n_head_kv, &scratch[t], own_dk, own_dv,
-                          own_ld);
+    sp_status st = make_other_layouts(&pass.other, plan, keys, shape, arena);
+    if (!st) st = allocate_scratch(&scratch, (size_t)omp_get_max_threads(), plan, shape, true, arena);
+    if (!st) st = make_parts(&pass, arena);
+    if (!st) {
+        size_t n_tasks = pass.n_parts * shape->n_head_kv;
+#pragma omp parallel
+        {
+#pragma omp for schedule(dynamic, 1)
+            for (size_t task = 0; task < n_tasks; task++)
+                part_backward(&pass, &pass.parts[task / shape->n_head_kv], task % shape->n_head_kv, &scratch[omp_get_thread_num()]);
+            add_parts(dk, dv, lddkv, &pass);
+        }
     }
-    add_partial_sums(dk, dv, lddkv, partial, n_used, n, kv_dim);
-done:
     sp_arena_reset(arena, mark);
     return st;
 }

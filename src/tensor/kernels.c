@@ -6,12 +6,11 @@
 
 #include "tensor/vec.h"
 
-INLINE float sum_of(vec v)
-{
-    float sum = 0;
-    for (int i = 0; i < LANES; i++) sum += v[i];
-    return sum;
-}
+#if defined(__AVX__)
+#include <immintrin.h> /* for the few things that + and * do not say */
+#endif
+
+#define LOG2_E 1.44269504088896341f
 
 /* Lanes of a where the mask is set, of b elsewhere: comparisons give such masks. */
 INLINE vec choose(ivec mask, vec a, vec b)
@@ -19,30 +18,87 @@ INLINE vec choose(ivec mask, vec a, vec b)
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 }
 
+/* The larger lanes; b where either is no number. */
 INLINE vec max_of(vec a, vec b)
 {
+#if LANES == 16
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif LANES == 8
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
     return choose(a > b, a, b);
+#endif
 }
 
-/* ---- exp: 2^n e^r with n = round(x / ln 2), |r| <= ln 2 / 2, Taylor to r^7 / 7!. Relative error below 2.5e-7 on [-87, 88];
- * arguments outside are moved to the nearer end, so that e^-1000 is 1.6e-38, not 0: no result is ever infinite or denormal. ---- */
+/* Lane i of `halved` is lane i + distance of v, for i < distance: sums and maxima over lanes take log2 LANES steps of it. */
+#if LANES == 16
+#define FOLD(v, distance)                                                                                                          \
+    __builtin_shufflevector(v, v, (distance), (distance) + 1, (distance) + 2, (distance) + 3, (distance) + 4, (distance) + 5,      \
+                            (distance) + 6, (distance) + 7, 8, 9, 10, 11, 12, 13, 14, 15)
+#elif LANES == 8
+#define FOLD(v, distance) __builtin_shufflevector(v, v, (distance), (distance) + 1, (distance) + 2, (distance) + 3, 4, 5, 6, 7)
+#else
+#define FOLD(v, distance) __builtin_shufflevector(v, v, (distance), (distance) + 1, 2, 3)
+#endif
+
+INLINE float sum_of(vec v)
+{
+#if LANES == 16
+    v += FOLD(v, 8);
+#endif
+#if LANES >= 8
+    v += FOLD(v, 4);
+#endif
+    v += FOLD(v, 2);
+    return v[0] + v[1];
+}
+
+INLINE float max_lane(vec v)
+{
+#if LANES == 16
+    v = max_of(v, FOLD(v, 8));
+#endif
+#if LANES >= 8
+    v = max_of(v, FOLD(v, 4));
+#endif
+    v = max_of(v, FOLD(v, 2));
+    return v[0] > v[1] ? v[0] : v[1];
+}
+
+/* ---- exp ---- */
+
+/* 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits. */
+#define ROUND_SHIFT 12582912.0f
+
+/* 2^n 2^f for |f| <= 1/2, n = shifted - ROUND_SHIFT: a polynomial (least relative error, 2e-9), and n added to the exponent's bits.
+ */
+INLINE vec exp2_parts(vec shifted, vec f)
+{
+    vec p = f * 1.5353362e-4f + 1.3398875e-3f;
+    p = p * f + 9.6184369e-3f;
+    p = p * f + 5.5503324e-2f;
+    p = p * f + 2.4022648e-1f;
+    p = p * f + 6.9314718e-1f;
+    p = p * f + 1.0f;
+    return (vec)((ivec)p + ((ivec)shifted << 23));
+}
+
+/* Relative error below 2.5e-7 on [-87, 88]; arguments outside are moved to the nearer end, so that e^-1000 is 1.6e-38, not 0: no
+ * result is ever infinite or denormal. */
 INLINE vec exp_vec(vec x)
 {
-    const vec low = broadcast(-87.0f), high = broadcast(88.0f);
-    const float round_shift = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer, which then stands in the low bits */
-    x = choose(x < low, low, x);           /* a NaN stays one */
-    x = choose(x > high, high, x);
-    vec shifted = x * 1.44269504088896341f + round_shift, n = shifted - round_shift;
+    x = -max_of(broadcast(-88.0f), -max_of(broadcast(-87.0f), x)); /* a NaN stays one */
+    vec shifted = x * LOG2_E + ROUND_SHIFT, n = shifted - ROUND_SHIFT;
     vec r = x - n * 0.693359375f + n * 2.12194440e-4f; /* ln 2 in two parts: the first has few bits, its product is exact */
-    vec p = r * (1.0f / 5040) + 1.0f / 720;
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    ivec power = (((ivec)shifted - (ivec)broadcast(round_shift)) + 127) << 23;
-    return p * (vec)power;
+    return exp2_parts(shifted, r * LOG2_E);
+}
+
+/* exp(x - shift) for what is not, or hardly, above 0, given shift * log2 e. Shorter: what rounding x log2 e loses is what rounding
+ * x - shift would. From 2^-125 down everything is 2^-125. */
+INLINE vec exp_below(vec x, float shift_log2)
+{
+    vec t = max_of(broadcast(-125.0f), x * LOG2_E - shift_log2), shifted = t + ROUND_SHIFT;
+    return exp2_parts(shifted, t - (shifted - ROUND_SHIFT));
 }
 
 /* ---- small matrix products ---- */
@@ -120,7 +176,7 @@ INLINE float max_over(const float *x, size_t n)
     if (n >= LANES) {
         vec best = load(x);
         for (i = LANES; i + LANES <= n; i += LANES) best = max_of(best, load(x + i));
-        for (int j = 0; j < LANES; j++) largest = best[j] > largest ? best[j] : largest;
+        largest = max_lane(best);
     }
     for (; i < n; i++) largest = x[i] > largest ? x[i] : largest;
     return largest;
@@ -144,24 +200,70 @@ INLINE float exp_shifted(float *x, float shift, float scale, size_t n)
     return sum_of(sum);
 }
 
-static float softmax_row(float *s, size_t n, size_t n_padded)
+/* The first n lanes. */
+INLINE ivec first_lanes(size_t n)
 {
-    /* exp(89) overflows f32; the maximum cancels in the ratio, so only the range changes. */
-    float largest = max_over(s, n), sum = exp_shifted(s, largest, 1, n), scale = 1 / sum;
-    for (size_t i = 0; i < n; i++) s[i] *= scale;
-    for (size_t i = n; i < n_padded; i++) s[i] = 0;
-    return largest + logf(sum);
+    ivec lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = i;
+    return lanes < (int32_t)n;
 }
 
-static void softmax_again(float *s, float lse, size_t n, size_t n_padded)
+static float max(const float *x, size_t n)
 {
-    exp_shifted(s, lse, 1, n);
-    for (size_t i = n; i < n_padded; i++) s[i] = 0;
+    vec best = broadcast(x[0]);
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) best = max_of(best, load(x + i));
+    if (i < n) best = max_of(best, choose(first_lanes(n - i), load(x + i), best));
+    return max_lane(best);
 }
 
-static void softmax_backward(float *dp, const float *p, float dot, size_t n)
+static float softmax(float *s, float shift, size_t n, size_t n_padded)
 {
-    for (size_t i = 0; i < n; i++) dp[i] = p[i] * (dp[i] - dot);
+    vec sum = {0};
+    size_t i = 0;
+    float shift_log2 = shift * LOG2_E;
+    for (; i + LANES <= n; i += LANES) {
+        vec e = exp_below(load(s + i), shift_log2);
+        sum += e;
+        store(s + i, e);
+    }
+    if (i < n) {
+        vec e = (vec)(first_lanes(n - i) & (ivec)exp_below(load(s + i), shift_log2));
+        sum += e;
+        store(s + i, e);
+        i += LANES;
+    }
+    for (; i < n_padded; i += LANES) store(s + i, (vec){0});
+    return sum_of(sum);
+}
+
+static void softmax_backward(float *s, float *dp, float lse, float dot, size_t n, size_t n_padded)
+{
+    size_t i = 0;
+    float lse_log2 = lse * LOG2_E;
+    for (; i + LANES <= n; i += LANES) {
+        vec p = exp_below(load(s + i), lse_log2);
+        store(s + i, p);
+        store(dp + i, p * (load(dp + i) - dot));
+    }
+    if (i < n) {
+        ivec mask = first_lanes(n - i);
+        vec p = exp_below(load(s + i), lse_log2), ds = p * (load(dp + i) - dot);
+        store(s + i, (vec)(mask & (ivec)p));
+        store(dp + i, (vec)(mask & (ivec)ds));
+        i += LANES;
+    }
+    for (; i < n_padded; i += LANES) {
+        store(s + i, (vec){0});
+        store(dp + i, (vec){0});
+    }
+}
+
+static void scale(float *y, const float *x, float factor, size_t n)
+{
+    size_t i = 0;
+    for (; i + LANES <= n; i += LANES) store(y + i, factor * load(x + i));
+    for (; i < n; i++) y[i] = factor * x[i];
 }
 
 static void exp_scaled(float *x, float lse, float scale, size_t n)
@@ -195,6 +297,20 @@ static float dot(const float *a, const float *b, size_t n)
     float sum = 0;
     for (; i < n; i++) sum += a[i] * b[i];
     return sum + sum_of(sum0 + sum1);
+}
+
+/* ---- moving ---- */
+
+/* Squares of 16 by 16: whole cache lines on both sides, and few enough to stay in the first-level cache. */
+static void transpose(float *out, size_t ldo, const float *in, size_t ldi, size_t n_rows, size_t n_columns)
+{
+    enum { SIDE = 16 };
+    for (size_t r = 0; r < n_rows; r += SIDE)
+        for (size_t c = 0; c < n_columns; c += SIDE) {
+            size_t r_end = n_rows - r < SIDE ? n_rows : r + SIDE, c_end = n_columns - c < SIDE ? n_columns : c + SIDE;
+            for (size_t j = c; j < c_end; j++)
+                for (size_t i = r; i < r_end; i++) out[j * ldo + i] = in[i * ldi + j];
+        }
 }
 
 /* ---- RMSNorm ---- */
@@ -264,9 +380,11 @@ const sp_kernels TABLE_OF(SP_KERNEL_VARIANT) = {
     .name = NAME_OF(SP_KERNEL_VARIANT),
     .lanes = LANES,
     .gemm = gemm,
-    .softmax_row = softmax_row,
-    .softmax_again = softmax_again,
+    .max = max,
+    .softmax = softmax,
     .softmax_backward = softmax_backward,
+    .scale = scale,
+    .transpose = transpose,
     .dot = dot,
     .rms_norm = rms_norm,
     .rms_norm_backward = rms_norm_backward,

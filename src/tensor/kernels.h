@@ -19,15 +19,22 @@ typedef struct sp_kernels {
     void (*gemm)(float *c, size_t ldc, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, size_t m, size_t n,
                  size_t k, bool accumulate);
 
-    /* One row of attention weights, in place: s_i <- exp(s_i) / sum exp(s) for i < n, zero for n <= i < n_padded.
-     * Returns ln sum exp(s). n >= 1. */
-    float (*softmax_row)(float *s, size_t n, size_t n_padded);
+    /* Softmax of a row of scores, in place, given a shift not below their maximum or hardly: s_i <- exp(s_i - shift) for i < n,
+     * zero for n <= i < n_padded. Returns the sum. `max` is the largest of n >= 1 scores. Rows are worked on in whole vectors: s
+     * has room for n and n_padded rounded up to `lanes`, and what stands there is lost. */
+    float (*max)(const float *s, size_t n);
+    float (*softmax)(float *s, float shift, size_t n, size_t n_padded);
 
-    /* The same weights again from the scores and the log-sum: s_i <- exp(s_i - lse), zero for n <= i < n_padded. */
-    void (*softmax_again)(float *s, float lse, size_t n, size_t n_padded);
+    /* The weights again from their scores and ln sum exp, and softmax's backward: p_i = exp(s_i - lse), in s;
+     * ds_i = p_i (dp_i - dot), in dp, where `dot` is the sum of p_j dp_j over the row. Zero for n <= i < n_padded; in whole
+     * vectors, too. */
+    void (*softmax_backward)(float *s, float *dp, float lse, float dot, size_t n, size_t n_padded);
 
-    /* Backward of a softmax row: ds_i = p_i (dp_i - dot), in dp. `dot` is the sum of p_j dp_j over the row. */
-    void (*softmax_backward)(float *dp, const float *p, float dot, size_t n);
+    /* y = factor x; y may be x. */
+    void (*scale)(float *y, const float *x, float factor, size_t n);
+
+    /* out (n_columns, n_rows) = in (n_rows, n_columns), transposed; rows ldo and ldi apart. */
+    void (*transpose)(float *out, size_t ldo, const float *in, size_t ldi, size_t n_rows, size_t n_columns);
 
     float (*dot)(const float *a, const float *b, size_t n);
 
