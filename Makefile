@@ -1,5 +1,5 @@
 # A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
-.PHONY: all setup demo check lint format install clean
+.PHONY: all setup demo check lint bench bench-training bench-inference format install clean
 
 all: setup
 	cmake --preset release
@@ -10,6 +10,12 @@ setup:
 
 demo check lint:
 	scripts/$@
+
+bench:
+	scripts/bench
+
+bench-training bench-inference:
+	scripts/bench $(@:bench-%=%)
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

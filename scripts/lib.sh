@@ -6,6 +6,7 @@
 #   fetch-venv/        a Python environment whose pip fetches them
 #   ggml-VERSION/      ggml, built
 #   oracle-venv-HASH/  tests/requirements.txt, installed; HASH is of that file
+#   bench-venv-HASH/   bench/requirements.txt, likewise
 #   models/, hutto/    the model and the data sets
 # A step makes its result in a scratch folder beside these and renames it: what is there is whole.
 set -euo pipefail
@@ -60,6 +61,9 @@ make_venv()
     [ $# = 0 ] || quietly "$work/bin/python" -m pip install --disable-pip-version-check "$@"
     publish "$work" "$final"
 }
+
+# venv_path NAME REQUIREMENTS: where the environment for this version of a requirements file is. tests/CMakeLists.txt does the same.
+venv_path() { echo "$cache/$1-$(sha256_of "$2" | cut -c 1-12)"; }
 
 venv_works() { "$1/bin/python" -m pip --version >/dev/null 2>&1; }
 

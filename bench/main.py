@@ -1,0 +1,71 @@
+"""main.py [training|inference|roofline|scaling|startup|all] [options]: runs the benchmarks. scripts/bench sets up and calls it.
+
+JSON lines, a row each, on stdout; progress and tables on stderr; in the folder of --out, PART.json with machine and versions
+beside the rows, and PART.svg, PART.png.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+
+import common
+import training
+
+PARTS = {"training": training}
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(prog="scripts/bench", description="Measures softprompt beside its peers on this machine.")
+    parser.add_argument("part", nargs="?", default="all", choices=[*PARTS, "all"])
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: does everything run?")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each contest (default: 3; 1 with --quick)")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of every contender (default: the processors)")
+    parser.add_argument("--model", action="append", metavar="FILE", help="GGUF files for inference (default: those in the cache)")
+    parser.add_argument("--out", metavar="DIR", default=os.path.join(common.BENCH, "results"), help="default: bench/results")
+    parser.add_argument("--json", metavar="FILE", help="also write all results as one JSON object")
+    parser.add_argument("--data", required=True, help=argparse.SUPPRESS)  # scripts/bench makes it
+    options = parser.parse_args(arguments)
+    options.rounds = options.rounds or (1 if options.quick else 3)
+    options.threads = options.threads or len(os.sched_getaffinity(0))
+    if options.rounds < 1 or options.threads < 1:
+        parser.error("--rounds and --threads are at least 1")
+    return options
+
+
+def write_json(path, value):
+    temporary = f"{path}.tmp.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+    os.replace(temporary, path)
+
+
+def main(arguments):
+    options = parse(arguments)
+    os.makedirs(options.out, exist_ok=True)
+    machine = common.describe_machine(options.threads)
+    for line in common.machine_lines(machine):
+        common.note(line)
+    results = {"machine": machine, "rounds": options.rounds, "quick": options.quick}
+    for part in PARTS if options.part == "all" else [options.part]:
+        with tempfile.TemporaryDirectory() as work:
+            rows = PARTS[part].measure(options, work)
+        results[part] = rows
+        write_json(os.path.join(options.out, f"{part}.json"), {**machine_and_options(results), "rows": rows})
+    if options.json:
+        write_json(options.json, results)
+
+
+def machine_and_options(results):
+    return {key: results[key] for key in ("machine", "rounds", "quick")}
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except common.Error as error:
+        sys.exit(f"bench: {error}")
+    except KeyboardInterrupt:
+        sys.exit("bench: interrupted")
