@@ -43,7 +43,7 @@ def median(values):
 def environment(n_threads):
     """A contender's: its number of threads, and how threads wait left to its library."""
     env = {**os.environ, "OMP_NUM_THREADS": str(n_threads), "PYTHONPATH": os.path.join(ROOT, "tests", "oracle"),
-           "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+           "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
     env.pop("OMP_WAIT_POLICY", None)
     return env
 

@@ -11,9 +11,10 @@ import sys
 import tempfile
 
 import common
+import inference
 import training
 
-PARTS = {"training": training}
+PARTS = {"training": training, "inference": inference}
 
 
 def parse(arguments):

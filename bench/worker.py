@@ -22,6 +22,7 @@ def peak_rss_gb():
 
 
 def serve(functions):
+    functions = {**functions, "peak": dict}
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints is no answer
     for line in sys.stdin:

@@ -1,0 +1,48 @@
+"""softprompt_worker.py: a growing text in the built library, through the binding of the oracle tests."""
+
+import time
+
+import numpy as np
+
+import softprompt
+import worker
+
+state = {}
+
+
+def load(model, n_threads):
+    state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads))
+
+
+def prefill(tokens):
+    session = state["session"]
+    session.rewind(0)
+    begin = time.perf_counter()
+    state["logits"] = session.append(tokens)
+    return {"seconds": time.perf_counter() - begin}
+
+
+def decode(tokens):
+    """The tokens one by one; then they are forgotten."""
+    session, n_before = state["session"], softprompt.lib.sp_session_n_tokens(state["session"].handle)
+    begin = time.perf_counter()
+    for token in tokens:
+        session.append([token])
+    seconds = time.perf_counter() - begin
+    session.rewind(n_before)
+    return {"seconds": seconds}
+
+
+def log_softmax(logits):
+    logits = logits.astype(np.float64) - logits.max()
+    return logits - np.log(np.exp(logits).sum())
+
+
+def compare(path):
+    """Kullback-Leibler divergence, in nats, of the peer's prediction (logits in a file) from ours, behind the last prefill."""
+    mine, theirs = log_softmax(state["logits"]), log_softmax(np.load(path))
+    return {"kl": float((np.exp(mine) * (mine - theirs)).sum())}
+
+
+if __name__ == "__main__":
+    worker.serve({"load": load, "prefill": prefill, "decode": decode, "compare": compare})
