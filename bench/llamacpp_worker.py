@@ -72,9 +72,21 @@ def decode(tokens):
     return {"seconds": seconds}
 
 
-def save_logits(path):
+def logits():
+    """(n_vocab), llama.cpp's own memory"""
     n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(state["model"]))
-    np.save(path, np.ctypeslib.as_array(state["logits"], (n_vocab,)))
+    return np.ctypeslib.as_array(state["logits"], (n_vocab,))
+
+
+def save_logits(path):
+    np.save(path, logits())
+
+
+def likeliest_piece():
+    piece = ctypes.create_string_buffer(256)
+    n = llama_cpp.llama_token_to_piece(llama_cpp.llama_model_get_vocab(state["model"]), int(logits().argmax()), piece,
+                                       len(piece), 0, False)
+    return piece.raw[:max(n, 0)].decode(errors="replace")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,12 @@ import tempfile
 
 import common
 import inference
+import roofline
+import scaling
+import startup
 import training
 
-PARTS = {"training": training, "inference": inference}
+PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup}
 
 
 def parse(arguments):

@@ -1,0 +1,112 @@
+"""roofline.py: how much of what the machine can do a training step and a decode step reach, and where a training step's time goes.
+
+Rows have a key `what`:
+    machine    threads, gemm_gflops (products of 2048 x 2048 floats), read_gb_per_second (1 GiB of floats, summed)
+    training   P, B, seconds, gflop (flops.py counts them), gflops, gemm_share: gflops over the peak with as many threads;
+               parts: share of all threads' time by part of the step, null where the program does not say;
+               matmul_gflops: the products' operations over the time spent in them
+    decode     context, seconds (a token), gb_file and gb_floats: weights as they stand in the file and as floats, each with the
+               context's keys and values; read_share_file, read_share_floats: the same over seconds and over the peak. Which of
+               the two the engine reads depends on how it keeps the weights; the file is what it could not do without.
+"""
+
+import json
+import os
+
+import common
+import flops
+import ours
+import training
+
+TRAINING = ((20, 16), (100, 16))
+QUICK_TRAINING = ((20, 16),)
+DECODE_CONTEXTS = (1, 2048)
+DECODE_TOKENS = 32
+STEPS = 6
+
+COLUMNS = {
+    "machine": (("threads", "threads"), ("gemm_gflops", "GFLOP/s"), ("read_gb_per_second", "GB/s")),
+    "training": (("P", "P"), ("B", "B"), ("threads", "threads"), ("seconds", "seconds"), ("gflop", "GFLOP"), ("gflops", "GFLOP/s"),
+                 ("gemm_share", "of the peak"), ("matmul_gflops", "in products")),
+    "decode": (("context", "context"), ("seconds", "seconds"), ("gb_file", "GB, file"), ("read_share_file", "of the peak"),
+               ("gb_floats", "GB, floats"), ("read_share_floats", "of the peak")),
+}
+
+
+def thread_counts(most):
+    return sorted({1, most})
+
+
+def measure_machine(options):
+    rows = []
+    with common.workers(options.threads, "machine_worker") as (worker,):
+        for n in thread_counts(options.threads):
+            common.note(f"peaks of the machine, {n} threads")
+            rows.append(common.emit({"what": "machine", "threads": n,
+                                     "gemm_gflops": worker.ask("gemm", n_threads=n, repetitions=15)["gflops"],
+                                     "read_gb_per_second": worker.ask("read", n_threads=n, repetitions=9)["gb_per_second"]}))
+    return rows
+
+
+def shares(report, n_threads):
+    """Parts of a run's time -> their shares, and `rest`: what no part is charged with, waiting included."""
+    parts = report.get("thread_seconds")
+    if not parts:
+        return None
+    whole = n_threads * report["seconds"]
+    return {**{part: seconds / whole for part, seconds in parts.items()}, "rest": 1 - sum(parts.values()) / whole}
+
+
+def measure_training(size, options, peak, shape, work):
+    n_virtual, n_rows = size
+    common.note(f"a training step, P = {n_virtual}, B = {n_rows}")
+    data, prepared = os.path.join(work, "batch.jsonl"), os.path.join(work, "batch.json")
+    ours.write_rows(data, training.sample_rows(options.data, n_rows))
+    ours.prepare(data, prepared)
+    with open(prepared, encoding="utf-8") as file:
+        contexts = [row["context"] for row in json.load(file)["rows"]]
+    operations = flops.training_step(shape, n_virtual, contexts)
+    done = ours.train(os.path.join(work, "run"), data, n_virtual, n_rows, STEPS, options.threads)
+    seconds, parts = common.median(done["step_seconds"]), shares(done["report"], options.threads)
+    gflop = sum(operations.values()) / 1e9
+    matmul_seconds = parts and parts.get("matmul") and parts["matmul"] * seconds
+    return common.emit({"what": "training", "P": n_virtual, "B": n_rows, "threads": options.threads, "seconds": seconds,
+                        "gflop": gflop, "gflops": gflop / seconds, "gemm_share": gflop / seconds / peak["gemm_gflops"],
+                        "matmul_gflops": operations["matmul"] / 1e9 / matmul_seconds if matmul_seconds else None, "parts": parts})
+
+
+def measure_decode(options, peak, shape):
+    rows = []
+    with common.workers(options.threads, "softprompt_worker") as (worker,):
+        worker.ask("load", model=common.SMOLLM2, n_threads=options.threads)
+        for context in DECODE_CONTEXTS:
+            common.note(f"a decode step, context {context}")
+            tokens = [(7 * i) % 30000 + 100 for i in range(context + DECODE_TOKENS)]  # which ones does not matter to the time
+            worker.ask("prefill", tokens=tokens[:context])
+            seconds = common.median([worker.ask("decode", tokens=tokens[context:])["seconds"] / DECODE_TOKENS
+                                     for _ in range(options.rounds + 2)])
+            sizes = {key: n / 1e9 for key, n in flops.decode_bytes(shape, context + DECODE_TOKENS // 2).items()}
+            row = {"what": "decode", "context": context, "threads": options.threads, "seconds": seconds}
+            for key in ("file", "floats"):
+                row[f"gb_{key}"] = sizes[key] + sizes["keys"]
+                row[f"read_share_{key}"] = row[f"gb_{key}"] / seconds / peak["read_gb_per_second"]
+            rows.append(common.emit(row))
+    return rows
+
+
+def show_parts(rows):
+    rows = [{"P": row["P"], "B": row["B"], **row["parts"]} for row in rows if row.get("parts")]
+    if rows:
+        common.show("roofline: share of all threads' time by part of a training step", [(key, key) for key in rows[0]], rows)
+
+
+def measure(options, work):
+    shape = json.loads(common.run_program(["info", "--json", common.SMOLLM2], 1)["stdout"])
+    machine = measure_machine(options)
+    found = [measure_training(size, options, machine[-1], shape, work) for size in (QUICK_TRAINING if options.quick else TRAINING)]
+    decode = measure_decode(options, machine[-1], shape)
+    common.show("roofline: the machine", COLUMNS["machine"], machine)
+    common.show("roofline: a training step", COLUMNS["training"], found)
+    show_parts(found)
+    common.show("roofline: a decode step", COLUMNS["decode"], decode)
+    return machine + found + decode
