@@ -29,6 +29,10 @@ class Error(Exception):
     pass
 
 
+class Died(Error):
+    """A contender's process is gone: out of memory, most often."""
+
+
 def note(text):
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
@@ -57,18 +61,22 @@ class Worker:
                                         stdout=subprocess.PIPE, text=True, env=environment(n_threads))
 
     def ask(self, do, **arguments):
-        self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        try:
+            self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         if not line:
-            raise Error(f"{self.name}: ended with status {self.process.wait()} while asked to {do}; its messages are above")
+            raise Died(f"{self.name}: ended with status {self.process.wait()} when asked to {do} (-9: not enough memory?)")
         answer = json.loads(line)
         if "error" in answer:
             raise Error(f"{self.name}: {do}: {answer['error']}")
         return answer
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         try:
             self.process.wait(60)
         except subprocess.TimeoutExpired:

@@ -12,6 +12,7 @@ import tempfile
 
 import common
 import inference
+import plots
 import roofline
 import scaling
 import startup
@@ -52,23 +53,31 @@ def main(arguments):
     machine = common.describe_machine(options.threads)
     for line in common.machine_lines(machine):
         common.note(line)
-    results = {"machine": machine, "rounds": options.rounds, "quick": options.quick}
+    about = {"machine": machine, "rounds": options.rounds, "quick": options.quick}
+    results, failed = dict(about), False
     for part in PARTS if options.part == "all" else [options.part]:
-        with tempfile.TemporaryDirectory() as work:
-            rows = PARTS[part].measure(options, work)
-        results[part] = rows
-        write_json(os.path.join(options.out, f"{part}.json"), {**machine_and_options(results), "rows": rows})
+        try:
+            results[part] = run_part(part, options, about)
+        except common.Error as error:
+            failed = True
+            common.note(f"{part}: {error}")
     if options.json:
         write_json(options.json, results)
+    return int(failed)
 
 
-def machine_and_options(results):
-    return {key: results[key] for key in ("machine", "rounds", "quick")}
+def run_part(part, options, about):
+    with tempfile.TemporaryDirectory() as work:
+        rows = PARTS[part].measure(options, work)
+    path = os.path.join(options.out, f"{part}.json")
+    write_json(path, {**about, "rows": rows})
+    common.note("wrote " + "  ".join([path, *plots.draw(part, rows, options.out)]))
+    return rows
 
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1:])
+        sys.exit(main(sys.argv[1:]))
     except common.Error as error:
         sys.exit(f"bench: {error}")
     except KeyboardInterrupt:
