@@ -123,8 +123,8 @@ def run_program(arguments, n_threads, program=None):
 def describe_machine(n_threads):
     ours = json.loads(run_program(["info", "--json"], n_threads)["stdout"])
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {"cpu": ours["cpu"], "features": ours["features"], "kernels": ours["kernels"], "processors": len(os.sched_getaffinity(0)),
-            "memory_gb": ours["memory_bytes"] / 1e9, "threads": n_threads,
+    return {"cpu": ours["cpu"], "features": ours["features"], "kernels": ours["kernels"],
+            "processors": len(os.sched_getaffinity(0)), "memory_gb": ours["memory_bytes"] / 1e9, "threads": n_threads,
             "versions": {"softprompt": ours["version"], "commit": commit(), **versions, "python": sys.version.split()[0]}}
 
 

@@ -5,7 +5,7 @@ is there once, and the token that an example ends in, being predicted and never 
 prompt's, r are read (one an example):
 
     forward     each layer but the last   2 n (d (q + 2 kv) + q d + 3 d f)
-                the last                  2 n d 2 kv  +  2 r (d q + q d + 3 d f): keys and values of all rows, the rest of those read
+                the last                  2 n d 2 kv  +  2 r (d q + q d + 3 d f): keys and values of all rows
                 head                      2 r d V
                 attention                 4 q a query and key that sees it: scores and their sum of values
     backward    as much as forward for each product, the weights being frozen; layer 0 hands the prompt's rows on only

@@ -27,6 +27,9 @@ COLUMNS = (("model", "model"), ("context", "context"), ("prefill_tokens_per_seco
 
 def find_models(options):
     """Those asked for; else SmolLM2, and Gemma 3 where somebody has put it into the cache: its terms are not ours to accept."""
+    missing = [model for model in options.model or [] if not os.path.isfile(model)]
+    if missing:
+        raise common.Error(f"{missing[0]}: no such file; --model takes GGUF files")
     if options.model:
         return options.model
     gemma = sorted(glob.glob(os.path.join(common.CACHE, "models", "gemma-3-270m*.gguf")))
@@ -40,15 +43,6 @@ def read_text():
     path = os.path.join(common.CACHE, "hutto", "hutto_ICWSM_2014", "nytEditorialSnippets_GroundTruth.txt")
     with open(path, encoding="utf-8", errors="replace") as lines:
         return "\n".join(line.rstrip("\r\n").split("\t")[2] for line in lines if line.count("\t") >= 2)
-
-
-def refusal(ours, model, n_threads):
-    """Why the library does not run a model; None: it does."""
-    try:
-        ours.ask("load", model=model, n_threads=n_threads)
-        return None
-    except common.Error as error:
-        return str(error)
 
 
 def measure_context(ours, peer, tokens, context, options, work):
@@ -89,9 +83,9 @@ def measure_model(model, options, work):
     rows, name = [], os.path.basename(model).removesuffix(".gguf")
     contexts = sorted({*QUICK_PREFILL, *QUICK_DECODE} if options.quick else {*PREFILL, *DECODE})
     with common.workers(options.threads, "softprompt_worker", "llamacpp_worker") as (ours, peer):
-        refused = refusal(ours, model, options.threads)
+        refused = ours.ask("load", model=model, n_threads=options.threads)["refused"]
         if refused:
-            common.note(f"{model}: {refused}; only llama.cpp is measured")
+            common.note(f"{refused}; only llama.cpp is measured")
         peer.ask("load", model=model, n_threads=options.threads, n_context=contexts[-1] + DECODE_TOKENS)
         tokens = peer.ask("tokenize", text=read_text()[:8 * (contexts[-1] + DECODE_TOKENS)])["tokens"]
         longest = min(peer.ask("context_length")["n"], len(tokens)) - DECODE_TOKENS

@@ -1,5 +1,5 @@
-"""llamacpp_worker.py: the same in llama.cpp, through the C interface that llama-cpp-python binds: its own defaults, but for the
-number of threads and a batch that takes a whole prompt."""
+"""llamacpp_worker.py: the same in llama.cpp, through the C interface that llama-cpp-python binds: its own defaults, flash
+attention where it sees fit among them, but for the number of threads and a batch that takes a whole prompt."""
 
 import ctypes
 import time

@@ -131,7 +131,8 @@ def roofline(rows):
     if parts:
         panels.append(bars("parts", "where a training step's time goes",
                            [(part, *(100 * row["parts"][part] for row in parts)) for part in parts[0]["parts"]],
-                           [(f"P {row['P']}, B {row['B']}", colour) for row, colour in zip(parts, (OURS, PEER, THIRD))], "% of time"))
+                           [(f"P {row['P']}, B {row['B']}", colour) for row, colour in zip(parts, (OURS, PEER, THIRD))],
+                           "% of all threads' time"))
     return panels
 
 

@@ -23,8 +23,9 @@ def load(prepared, adapter, n_rows, learning_rate, n_threads):
     prompt = safetensors.torch.load_file(f"{adapter}/adapter_model.safetensors")["prompt_embeddings"].requires_grad_(True)
     rows = ready["rows"][:n_rows]
     ids, mask, _ = pad(rows, model.config.eos_token_id or 0, with_answer=False)
-    state.update(model=model, prompt=prompt, ids=ids, mask=torch.cat([torch.ones(len(ids), len(prompt), dtype=mask.dtype), mask], 1),
-                 last=mask.sum(1) - 1, answers=torch.tensor([row["answer"] for row in rows]),
+    of_prompt = torch.ones(len(ids), len(prompt), dtype=mask.dtype)
+    state.update(model=model, prompt=prompt, ids=ids, mask=torch.cat([of_prompt, mask], 1), last=mask.sum(1) - 1,
+                 answers=torch.tensor([row["answer"] for row in rows]),
                  optimizer=torch.optim.AdamW([prompt], lr=learning_rate, weight_decay=0))
 
 

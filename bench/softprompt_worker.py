@@ -7,11 +7,19 @@ import numpy as np
 import softprompt
 import worker
 
+UNSUPPORTED = "status 4: "  # sp_status of a well-formed model that the library does not run
 state = {}
 
 
 def load(model, n_threads):
-    state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads))
+    """-> {"refused": why the library does not run this model, or null}"""
+    try:
+        state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads))
+    except softprompt.Error as error:
+        if not str(error).startswith(UNSUPPORTED):
+            raise
+        return {"refused": str(error).removeprefix(UNSUPPORTED)}
+    return {"refused": None}
 
 
 def prefill(tokens):

@@ -156,5 +156,6 @@ def measure(options, work):
     for size in QUICK_SIZES if options.quick else SIZES:
         rows += measure_steps(size, options, work)
     rows.append(measure_evaluation(EVAL_SIZE, options, work))
-    common.show("training: seconds a step (eval: of all its rows) and peak memory; ratio: the peer's seconds over ours", COLUMNS, rows)
+    common.show("training: seconds a step (eval: of all its rows) and peak memory; ratio: the peer's seconds over ours",
+                COLUMNS, rows)
     return rows

@@ -177,7 +177,8 @@ def test_plots(directory):
               "peer_prefill_tokens_per_second": 100.0, "peer_decode_tokens_per_second": 10.0} for n in (1, 512)]
     steps = [{"vary": vary, "P": 32, "B": 16, "L": None, "threads": 2, vary: n, "seconds": n * 0.1, "peak_rss_gb": 1}
              for vary in ("P", "B", "L", "threads") for n in (1, 2, 4)]
-    reached = [{"what": "machine"}, {"what": "training", "P": 20, "B": 16, "gemm_share": 0.5, "parts": {"matmul": 0.9, "rest": 0.1}},
+    reached = [{"what": "machine"},
+               {"what": "training", "P": 20, "B": 16, "gemm_share": 0.5, "parts": {"matmul": 0.9, "rest": 0.1}},
                {"what": "decode", "context": 1, "read_share_file": 0.2, "read_share_floats": 0.9}]
     for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached)):
         svg, png = plots.draw(part, rows, str(directory))
