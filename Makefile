@@ -1,4 +1,5 @@
-# A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
+# A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make. Benchmarks print JSON lines on
+# stdout, so make adds nothing to them.
 .PHONY: all setup demo check lint bench bench-training bench-inference format install clean
 
 all: setup
@@ -12,10 +13,10 @@ demo check lint:
 	scripts/$@
 
 bench:
-	scripts/bench
+	@scripts/bench
 
 bench-training bench-inference:
-	scripts/bench $(@:bench-%=%)
+	@scripts/bench $(@:bench-%=%)
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')

@@ -125,6 +125,7 @@ def describe_machine(n_threads):
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {"cpu": ours["cpu"], "features": ours["features"], "kernels": ours["kernels"],
             "processors": len(os.sched_getaffinity(0)), "memory_gb": ours["memory_bytes"] / 1e9, "threads": n_threads,
+            "load_average": os.getloadavg()[0],
             "versions": {"softprompt": ours["version"], "commit": commit(), **versions, "python": sys.version.split()[0]}}
 
 
@@ -135,8 +136,11 @@ def commit():
 
 
 def machine_lines(machine):
+    """What it is, and a warning where something else keeps it busy: a thread that waits for its share stops all others."""
+    load = machine["load_average"]
+    busy = f"; load average {load:.1f}: something else ran a moment ago, expect noise if it still does" if load > 0.5 else ""
     versions = "  ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return [f"{machine['cpu']}, {machine['processors']} processors, {machine['memory_gb']:.1f} GB, {machine['threads']} threads",
+    return [f"{machine['cpu']}, {machine['processors']} processors, {machine['memory_gb']:.1f} GB, threads {machine['threads']}{busy}",
             f"features {' '.join(machine['features'])}; kernels {machine['kernels']}", versions]
 
 

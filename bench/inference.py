@@ -86,7 +86,8 @@ def measure_model(model, options, work):
         refused = ours.ask("load", model=model, n_threads=options.threads)["refused"]
         if refused:
             common.note(f"{refused}; only llama.cpp is measured")
-        peer.ask("load", model=model, n_threads=options.threads, n_context=contexts[-1] + DECODE_TOKENS)
+        build = peer.ask("load", model=model, n_threads=options.threads, n_context=contexts[-1] + DECODE_TOKENS)["build"]
+        common.note(f"llama.cpp: {build}")
         tokens = peer.ask("tokenize", text=read_text()[:8 * (contexts[-1] + DECODE_TOKENS)])["tokens"]
         longest = min(peer.ask("context_length")["n"], len(tokens)) - DECODE_TOKENS
         for context in contexts:
@@ -97,7 +98,8 @@ def measure_model(model, options, work):
             figures = measure_context(None if refused else ours, peer, tokens, context, options, work)
             memory = [None if side is ours and refused else side.ask("peak")["peak_rss_gb"] for side in (ours, peer)]
             rows.append(common.emit({"model": name, "context": context, **figures, "peer": "llama.cpp", "peak_rss_gb": memory[0],
-                                     "peer_peak_rss_gb": memory[1], "refused": refused, "rounds": options.rounds}))
+                                     "peer_peak_rss_gb": memory[1], "peer_build": build, "refused": refused,
+                                     "rounds": options.rounds}))
     return rows
 
 

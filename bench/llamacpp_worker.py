@@ -30,6 +30,7 @@ def load(model, n_threads, n_context):
     if not state["context"]:
         raise RuntimeError(f"llama.cpp makes no context of {n_context} tokens")
     state["memory"] = llama_cpp.llama_get_memory(state["context"])
+    return {"build": llama_cpp.llama_print_system_info().decode()}
 
 
 def context_length():

@@ -1,8 +1,9 @@
 """roofline.py: how much of what the machine can do a training step and a decode step reach, and where a training step's time goes.
 
 Rows have a key `what`:
-    machine    threads, gemm_gflops (products of 2048 x 2048 floats), read_gb_per_second (1 GiB of floats, summed)
-    training   P, B, seconds, gflop (flops.py counts them), gflops, gemm_share: gflops over the peak with as many threads;
+    machine    threads, gemm_gflops (products of 2048 x 2048 floats, the faster of torch_gflops and onednn_gflops),
+               read_gb_per_second (1 GiB of floats, summed)
+    training   P, B, seconds, gflop (flops.py counts them), gflops, gemm_share: gflops over the machine's peak;
                parts: share of all threads' time by part of the step, null where the program does not say;
                matmul_gflops: the products' operations over the time spent in them
     decode     context, seconds (a token), gb_file and gb_floats: weights as they stand in the file and as floats, each with the
@@ -25,7 +26,8 @@ DECODE_TOKENS = 32
 STEPS = 6
 
 COLUMNS = {
-    "machine": (("threads", "threads"), ("gemm_gflops", "GFLOP/s"), ("read_gb_per_second", "GB/s")),
+    "machine": (("threads", "threads"), ("torch_gflops", "GFLOP/s, torch"), ("onednn_gflops", "oneDNN"),
+                ("read_gb_per_second", "GB/s")),
     "training": (("P", "P"), ("B", "B"), ("threads", "threads"), ("seconds", "seconds"), ("gflop", "GFLOP"), ("gflops", "GFLOP/s"),
                  ("gemm_share", "of the peak"), ("matmul_gflops", "in products")),
     "decode": (("context", "context"), ("seconds", "seconds"), ("gb_file", "GB, file"), ("read_share_file", "of the peak"),
@@ -41,9 +43,10 @@ def measure_machine(options):
     rows = []
     with common.workers(options.threads, "machine_worker") as (worker,):
         for n in thread_counts(options.threads):
-            common.note(f"peaks of the machine, {n} threads")
-            rows.append(common.emit({"what": "machine", "threads": n,
-                                     "gemm_gflops": worker.ask("gemm", n_threads=n, repetitions=15)["gflops"],
+            common.note(f"peaks of the machine, threads: {n}")
+            gemm = worker.ask("gemm", n_threads=n, repetitions=15)
+            rows.append(common.emit({"what": "machine", "threads": n, "gemm_gflops": max(gemm["torch"], gemm["onednn"] or 0),
+                                     "torch_gflops": gemm["torch"], "onednn_gflops": gemm["onednn"],
                                      "read_gb_per_second": worker.ask("read", n_threads=n, repetitions=9)["gb_per_second"]}))
     return rows
 
@@ -103,8 +106,9 @@ def show_parts(rows):
 def measure(options, work):
     shape = json.loads(common.run_program(["info", "--json", common.SMOLLM2], 1)["stdout"])
     machine = measure_machine(options)
-    found = [measure_training(size, options, machine[-1], shape, work) for size in (QUICK_TRAINING if options.quick else TRAINING)]
-    decode = measure_decode(options, machine[-1], shape)
+    peak = {key: max(row[key] for row in machine) for key in ("gemm_gflops", "read_gb_per_second")}
+    found = [measure_training(size, options, peak, shape, work) for size in (QUICK_TRAINING if options.quick else TRAINING)]
+    decode = measure_decode(options, peak, shape)
     common.show("roofline: the machine", COLUMNS["machine"], machine)
     common.show("roofline: a training step", COLUMNS["training"], found)
     show_parts(found)
