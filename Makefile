@@ -1,5 +1,5 @@
-# A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make. Benchmarks print JSON lines on
-# stdout, so make adds nothing to them.
+# A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
+# Benchmarks print JSON lines on stdout, so make adds nothing to them.
 .PHONY: all setup demo check lint bench bench-training bench-inference format install clean
 
 all: setup

@@ -140,7 +140,7 @@ def machine_lines(machine):
     load = machine["load_average"]
     busy = f"; load average {load:.1f}: something else ran a moment ago, expect noise if it still does" if load > 0.5 else ""
     versions = "  ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    return [f"{machine['cpu']}, {machine['processors']} processors, {machine['memory_gb']:.1f} GB, threads {machine['threads']}{busy}",
+    return [f"{machine['cpu']}, {machine['processors']} processors, {machine['memory_gb']:.1f} GB, {machine['threads']} used{busy}",
             f"features {' '.join(machine['features'])}; kernels {machine['kernels']}", versions]
 
 
