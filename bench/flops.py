@@ -42,6 +42,5 @@ def training_step(shape, n_virtual, contexts):
 
 
 def decode_bytes(shape, context):
-    """What one token's step must read: the file's weights, the same as floats, and the keys and values of the context as floats."""
-    keys = 2 * shape["n_layer"] * shape["n_head_kv"] * shape["d_head"] * 4 * context
-    return {"file": shape["file_bytes"], "floats": 4 * shape["n_parameters"], "keys": keys}
+    """What the step of one token must read: the file's weights, and the keys and values of the context, which are floats."""
+    return shape["file_bytes"] + 2 * shape["n_layer"] * shape["n_head_kv"] * shape["d_head"] * 4 * context

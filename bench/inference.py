@@ -83,7 +83,7 @@ def measure_model(model, options, work):
     rows, name = [], os.path.basename(model).removesuffix(".gguf")
     contexts = sorted({*QUICK_PREFILL, *QUICK_DECODE} if options.quick else {*PREFILL, *DECODE})
     with common.workers(options.threads, "softprompt_worker", "llamacpp_worker") as (ours, peer):
-        refused = ours.ask("load", model=model, n_threads=options.threads)["refused"]
+        refused = ours.ask("load", model=model, n_threads=options.threads, compute=options.compute)["refused"]
         if refused:
             common.note(f"{refused}; only llama.cpp is measured")
         build = peer.ask("load", model=model, n_threads=options.threads, n_context=contexts[-1] + DECODE_TOKENS)["build"]
@@ -99,7 +99,7 @@ def measure_model(model, options, work):
             memory = [None if side is ours and refused else side.ask("peak")["peak_rss_gb"] for side in (ours, peer)]
             rows.append(common.emit({"model": name, "context": context, **figures, "peer": "llama.cpp", "peak_rss_gb": memory[0],
                                      "peer_peak_rss_gb": memory[1], "peer_build": build, "refused": refused,
-                                     "rounds": options.rounds}))
+                                     "compute": options.compute, "rounds": options.rounds}))
     return rows
 
 

@@ -27,6 +27,7 @@ def parse(arguments):
     parser.add_argument("--quick", action="store_true", help="small sizes and one round: does everything run?")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each contest (default: 3; 1 with --quick)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of every contender (default: the processors)")
+    parser.add_argument("--compute", choices=("f32", "bf16"), default="f32", help="of softprompt (default: f32, as its peers)")
     parser.add_argument("--model", action="append", metavar="FILE", help="GGUF files for inference (default: those in the cache)")
     parser.add_argument("--out", metavar="DIR", default=os.path.join(common.BENCH, "results"), help="default: bench/results")
     parser.add_argument("--json", metavar="FILE", help="also write all results as one JSON object")
@@ -53,7 +54,7 @@ def main(arguments):
     machine = common.describe_machine(options.threads)
     for line in common.machine_lines(machine):
         common.note(line)
-    about = {"machine": machine, "rounds": options.rounds, "quick": options.quick}
+    about = {"machine": machine, "rounds": options.rounds, "compute": options.compute, "quick": options.quick}
     results, failed = dict(about), False
     for part in PARTS if options.part == "all" else [options.part]:
         try:

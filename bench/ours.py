@@ -28,26 +28,28 @@ def prepare(data, out):
         raise common.Error("bench/data.py failed; its messages are above")
 
 
-def train(directory, data, n_virtual, n_rows, n_steps, n_threads, learning_rate=LEARNING_RATE, extra=(), task=tuple(common.TASK)):
-    """n_steps steps on the whole of `data`, n_rows rows, from vectors that depend on n_virtual alone. -> seconds of each step but
-    the first, which expands the weights; losses; peak memory; what --json says."""
+def train(directory, data, size, n_steps, options, learning_rate=LEARNING_RATE, extra=()):
+    """n_steps steps on the whole of `data`, B rows, from vectors that depend on P alone; size is (P, B). -> seconds of each step
+    but the first, which touches all memory for the first time; losses; peak memory; what --json says."""
+    n_virtual, n_rows = size
     done = common.run_program(
         ["train", "-m", common.SMOLLM2, "-d", data, "-o", directory, "--overwrite", "--num-virtual-tokens", str(n_virtual),
          "--steps", str(n_steps), "--batch-size", str(n_rows), "--learning-rate", str(learning_rate), "--schedule", "constant",
          "--warmup-steps", "0", "--weight-decay", "0", "--max-grad-norm", "0", "--seed", "1", "--save-every", str(n_steps),
-         "--threads", str(n_threads), "--json", "--quiet", *task, *extra], n_threads)
+         "--threads", str(options.threads), "--compute", options.compute, "--json", "--quiet", *common.TASK, *extra],
+        options.threads)
     log = read_rows(os.path.join(directory, "log.jsonl"))
     return {"step_seconds": [row["seconds"] for row in log[1:]], "losses": [row["loss"] for row in log],
             "peak_rss_gb": done["peak_rss_gb"], "report": json.loads(done["stdout"])}
 
 
-def make_adapter(directory, data, n_virtual, n_rows, n_threads):
+def make_adapter(directory, data, size, options):
     """The vectors that train starts from, as an adapter: a step too short to matter."""
-    train(directory, data, n_virtual, n_rows, 1, n_threads, learning_rate=1e-12)
+    train(directory, data, size, 1, options, learning_rate=1e-12)
 
 
-def evaluate(adapter, data, n_rows, n_threads):
+def evaluate(adapter, data, n_rows, options):
     done = common.run_program(["eval", "-m", common.SMOLLM2, "-p", adapter, "-d", data, "--batch-size", str(n_rows), "--threads",
-                               str(n_threads), "--json", "--quiet"], n_threads)
+                               str(options.threads), "--compute", options.compute, "--json", "--quiet"], options.threads)
     report = json.loads(done["stdout"])
     return {"seconds": report["seconds"], "accuracy": report["accuracy"], "peak_rss_gb": done["peak_rss_gb"]}

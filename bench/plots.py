@@ -123,10 +123,8 @@ plot $grow_{vary} using 2:3 with linespoints linecolor rgb "{OURS}" linewidth 2 
 
 def roofline(rows):
     reached = [(f"train, P {row['P']}, B {row['B']}", 100 * row["gemm_share"], None) for row in rows if row["what"] == "training"]
-    reached += [(f"decode, context {row['context']}", 100 * row["read_share_file"], 100 * row["read_share_floats"])
-                for row in rows if row["what"] == "decode"]
-    panels = [bars("reached", "share of the machine's peak: matrix products in training, reading memory in decode", reached,
-                   (("of its peak, weights as in the file", OURS), ("weights as floats", THIRD)), "%")]
+    reached += [(f"decode, context {row['context']}", None, 100 * row["read_share"]) for row in rows if row["what"] == "decode"]
+    panels = [bars("reached", "share of the machine's peak", reached, (("matrix products", OURS), ("reading memory", PEER)), "%")]
     parts = [row for row in rows if row.get("parts")]
     if parts:
         panels.append(bars("parts", "where a training step's time goes",

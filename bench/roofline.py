@@ -1,14 +1,13 @@
 """roofline.py: how much of what the machine can do a training step and a decode step reach, and where a training step's time goes.
 
 Rows have a key `what`:
-    machine    threads, gemm_gflops (products of 2048 x 2048 floats, the faster of torch_gflops and onednn_gflops),
+    machine    threads, gemm_gflops (products of 2048 x 2048 floats, the faster of mkl_gflops and onednn_gflops),
                read_gb_per_second (1 GiB of floats, summed)
     training   P, B, seconds, gflop (flops.py counts them), gflops, gemm_share: gflops over the machine's peak;
                parts: share of all threads' time by part of the step, null where the program does not say;
                matmul_gflops: the products' operations over the time spent in them
-    decode     context, seconds (a token), gb_file and gb_floats: weights as they stand in the file and as floats, each with the
-               context's keys and values; read_share_file, read_share_floats: the same over seconds and over the peak. Which of
-               the two the engine reads depends on how it keeps the weights; the file is what it could not do without.
+    decode     context, seconds (a token), gb: the weights as they stand in the file, and the context's keys and values as floats;
+               read_share: gb over seconds and over the peak
 """
 
 import json
@@ -26,12 +25,11 @@ DECODE_TOKENS = 32
 STEPS = 6
 
 COLUMNS = {
-    "machine": (("threads", "threads"), ("torch_gflops", "GFLOP/s, torch"), ("onednn_gflops", "oneDNN"),
+    "machine": (("threads", "threads"), ("mkl_gflops", "GFLOP/s, MKL"), ("onednn_gflops", "oneDNN"),
                 ("read_gb_per_second", "GB/s")),
     "training": (("P", "P"), ("B", "B"), ("threads", "threads"), ("seconds", "seconds"), ("gflop", "GFLOP"), ("gflops", "GFLOP/s"),
                  ("gemm_share", "of the peak"), ("matmul_gflops", "in products")),
-    "decode": (("context", "context"), ("seconds", "seconds"), ("gb_file", "GB, file"), ("read_share_file", "of the peak"),
-               ("gb_floats", "GB, floats"), ("read_share_floats", "of the peak")),
+    "decode": (("context", "context"), ("threads", "threads"), ("seconds", "seconds"), ("gb", "GB"), ("read_share", "of the peak")),
 }
 
 
@@ -44,9 +42,10 @@ def measure_machine(options):
     with common.workers(options.threads, "machine_worker") as (worker,):
         for n in thread_counts(options.threads):
             common.note(f"peaks of the machine, threads: {n}")
-            gemm = worker.ask("gemm", n_threads=n, repetitions=15)
-            rows.append(common.emit({"what": "machine", "threads": n, "gemm_gflops": max(gemm["torch"], gemm["onednn"] or 0),
-                                     "torch_gflops": gemm["torch"], "onednn_gflops": gemm["onednn"],
+            answer = worker.ask("gemm", n_threads=n, repetitions=15)
+            gemm = {name: answer[name] for name in ("mkl", "onednn")}
+            rows.append(common.emit({"what": "machine", "threads": n, "gemm_gflops": max(gemm.values()), "mkl_gflops": gemm["mkl"],
+                                     "onednn_gflops": gemm["onednn"],
                                      "read_gb_per_second": worker.ask("read", n_threads=n, repetitions=9)["gb_per_second"]}))
     return rows
 
@@ -69,31 +68,29 @@ def measure_training(size, options, peak, shape, work):
     with open(prepared, encoding="utf-8") as file:
         contexts = [row["context"] for row in json.load(file)["rows"]]
     operations = flops.training_step(shape, n_virtual, contexts)
-    done = ours.train(os.path.join(work, "run"), data, n_virtual, n_rows, STEPS, options.threads)
+    done = ours.train(os.path.join(work, "run"), data, size, STEPS, options)
     seconds, parts = common.median(done["step_seconds"]), shares(done["report"], options.threads)
     gflop = sum(operations.values()) / 1e9
     matmul_seconds = parts and parts.get("matmul") and parts["matmul"] * seconds
-    return common.emit({"what": "training", "P": n_virtual, "B": n_rows, "threads": options.threads, "seconds": seconds,
-                        "gflop": gflop, "gflops": gflop / seconds, "gemm_share": gflop / seconds / peak["gemm_gflops"],
+    return common.emit({"what": "training", "P": n_virtual, "B": n_rows, "threads": options.threads, "compute": options.compute,
+                        "seconds": seconds, "gflop": gflop, "gflops": gflop / seconds,
+                        "gemm_share": gflop / seconds / peak["gemm_gflops"],
                         "matmul_gflops": operations["matmul"] / 1e9 / matmul_seconds if matmul_seconds else None, "parts": parts})
 
 
 def measure_decode(options, peak, shape):
     rows = []
     with common.workers(options.threads, "softprompt_worker") as (worker,):
-        worker.ask("load", model=common.SMOLLM2, n_threads=options.threads)
+        worker.ask("load", model=common.SMOLLM2, n_threads=options.threads, compute=options.compute)
         for context in DECODE_CONTEXTS:
             common.note(f"a decode step, context {context}")
             tokens = [(7 * i) % 30000 + 100 for i in range(context + DECODE_TOKENS)]  # which ones does not matter to the time
             worker.ask("prefill", tokens=tokens[:context])
             seconds = common.median([worker.ask("decode", tokens=tokens[context:])["seconds"] / DECODE_TOKENS
                                      for _ in range(options.rounds + 2)])
-            sizes = {key: n / 1e9 for key, n in flops.decode_bytes(shape, context + DECODE_TOKENS // 2).items()}
-            row = {"what": "decode", "context": context, "threads": options.threads, "seconds": seconds}
-            for key in ("file", "floats"):
-                row[f"gb_{key}"] = sizes[key] + sizes["keys"]
-                row[f"read_share_{key}"] = row[f"gb_{key}"] / seconds / peak["read_gb_per_second"]
-            rows.append(common.emit(row))
+            gb = flops.decode_bytes(shape, context + DECODE_TOKENS // 2) / 1e9
+            rows.append(common.emit({"what": "decode", "context": context, "threads": options.threads, "seconds": seconds, "gb": gb,
+                                     "read_share": gb / seconds / peak["read_gb_per_second"]}))
     return rows
 
 

@@ -4,6 +4,7 @@ One of them varies in a series, the others stay. Natural rows (L null) have the 
 several reviews, cut by --max-length, no two rows alike.
 """
 
+import argparse
 import os
 
 import common
@@ -44,14 +45,16 @@ def thread_counts(most):
 
 
 def measure_point(vary, point, options, work):
+    options = argparse.Namespace(**{**vars(options), "threads": point["threads"]})
     data = os.path.join(work, "batch.jsonl")
     n_tokens = point.get("L")
     ours.write_rows(data, long_rows(options.data, point["B"], n_tokens) if n_tokens
                     else training.sample_rows(options.data, point["B"]))
-    done = ours.train(os.path.join(work, "run"), data, point["P"], point["B"], STEPS, point["threads"],
+    done = ours.train(os.path.join(work, "run"), data, (point["P"], point["B"]), STEPS, options,
                       extra=("--max-length", str(n_tokens)) if n_tokens else ())
     return common.emit({"vary": vary, "P": point["P"], "B": point["B"], "L": n_tokens, "threads": point["threads"],
-                        "seconds": common.median(done["step_seconds"]), "peak_rss_gb": done["peak_rss_gb"]})
+                        "compute": options.compute, "seconds": common.median(done["step_seconds"]),
+                        "peak_rss_gb": done["peak_rss_gb"]})
 
 
 def measure(options, work):

@@ -11,10 +11,10 @@ UNSUPPORTED = "status 4: "  # sp_status of a well-formed model that the library 
 state = {}
 
 
-def load(model, n_threads):
+def load(model, n_threads, compute):
     """-> {"refused": why the library does not run this model, or null}"""
     try:
-        state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads))
+        state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads, compute={"f32": 1, "bf16": 2}[compute]))
     except softprompt.Error as error:
         if not str(error).startswith(UNSUPPORTED):
             raise

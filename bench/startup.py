@@ -25,11 +25,11 @@ def contenders(options, work):
     data, prepared, adapter = (os.path.join(work, name) for name in ("rows.jsonl", "rows.json", "adapter"))
     ours.write_rows(data, training.sample_rows(options.data, 4))
     ours.prepare(data, prepared)
-    ours.make_adapter(adapter, data, N_VIRTUAL, 4, options.threads)
+    ours.make_adapter(adapter, data, (N_VIRTUAL, 4), options)
     with open(prepared, encoding="utf-8") as file:
         directory = json.load(file)["model"]
-    run, threads = ["run", "-m", common.SMOLLM2, "--quiet", "--threads", str(options.threads)], str(options.threads)
-    python = [sys.executable]
+    threads, python = str(options.threads), [sys.executable]
+    run = ["run", "-m", common.SMOLLM2, "--quiet", "--threads", threads, "--compute", options.compute]
     return {
         "softprompt run": ([common.PROGRAM], [*run, "--max-new-tokens", "1", TEXT]),
         "softprompt run -p ADAPTER": ([common.PROGRAM], [*run, "-p", adapter, REVIEW]),

@@ -19,8 +19,7 @@ import roofline
 import scaling
 import training
 
-SHAPE = {"d_model": 12, "d_ffn": 20, "n_layer": 3, "n_head": 3, "n_head_kv": 1, "d_head": 4, "n_vocab": 50, "file_bytes": 1000,
-         "n_parameters": 700}
+SHAPE = {"d_model": 12, "d_ffn": 20, "n_layer": 3, "n_head": 3, "n_head_kv": 1, "d_head": 4, "n_vocab": 50, "file_bytes": 1000}
 
 
 class Tree:
@@ -80,7 +79,7 @@ def test_flops():
 
 
 def test_decode_bytes():
-    assert flops.decode_bytes(SHAPE, 10) == {"file": 1000, "floats": 2800, "keys": 2 * 3 * 4 * 4 * 10}
+    assert flops.decode_bytes(SHAPE, 10) == 1000 + 2 * 3 * 4 * 4 * 10
 
 
 def test_table():
@@ -179,7 +178,7 @@ def test_plots(directory):
              for vary in ("P", "B", "L", "threads") for n in (1, 2, 4)]
     reached = [{"what": "machine"},
                {"what": "training", "P": 20, "B": 16, "gemm_share": 0.5, "parts": {"matmul": 0.9, "rest": 0.1}},
-               {"what": "decode", "context": 1, "read_share_file": 0.2, "read_share_floats": 0.9}]
+               {"what": "decode", "context": 1, "read_share": 0.2}]
     for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached)):
         svg, png = plots.draw(part, rows, str(directory))
         assert "<svg" in pathlib.Path(svg).read_text(encoding="utf-8")[:400] and pathlib.Path(png).read_bytes()[:4] == b"\x89PNG"
