@@ -92,6 +92,10 @@ def workers(n_threads, *names):
         for name in names:
             running.append(Worker(name, n_threads))
         yield running
+    except BaseException:
+        for worker in running:  # it may be in the middle of a long step, which nobody waits for any more
+            worker.process.kill()
+        raise
     finally:
         for worker in running:
             worker.close()
