@@ -17,6 +17,7 @@
 
 /* How work is cut. None of it depends on the number of threads, so results do not, either. */
 enum {
+    VECTOR = 16,            /* floats in the longest vectors, and in a cache line */
     BLOCK_FLOATS = 1 << 14, /* of a block's keys, and of its values: 64 KiB each */
     MAX_BLOCK_KEYS = 256,   /* keys in a block, where heads are narrow */
     MIN_BLOCK_KEYS = 64,    /* and where they are wide */
@@ -25,6 +26,22 @@ enum {
     FORWARD_TASKS = 32,     /* a tile with more than this share of the work is split by its keys */
     BACKWARD_PARTS = 8,     /* tiles that add into one array of gradients of keys and values */
 };
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static size_t round_up(size_t n, size_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+/* An odd number of cache lines: rows a power of two apart would fall into few sets of the cache. */
+static size_t odd_lines(size_t n_floats)
+{
+    return round_up(n_floats, VECTOR) | VECTOR;
+}
 
 /* ---- one tile, one group of heads ---- */
 
@@ -40,11 +57,6 @@ static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t gr
 {
     size_t heads = shape->n_head / shape->n_head_kv, m = plan->tiles[tile].n_queries * heads;
     return (tile_view){plan, &plan->tiles[tile], group, heads, shape->d_head, m, m >= PACK_ROWS, sp_kernels_select()};
-}
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
 }
 
 /* How many of the tile's keys query t sees: all but the rows of its own run behind it. */
@@ -94,11 +106,13 @@ static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
 {
     piece->offset += piece->n;
     if (piece->offset == block.n) return false;
-    size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0), together = block.n - piece->offset;
-    piece->n = together;
+    size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0);
+    piece->n = block.n - piece->offset;
     piece->at = piece->offset;
-    if (!view->packed) piece->n = smaller(find_tree_row(&piece->at, view->tile, key), together);
-    piece->n = smaller(piece->n, key < seen_by_all ? seen_by_all - key : (size_t)DIAGONAL_KEYS);
+    if (!view->packed) piece->n = smaller(find_tree_row(&piece->at, view->tile, key), piece->n);
+    /* Whole vectors are worth more than the few keys that not all queries see. */
+    size_t limit = key < seen_by_all ? round_up(seen_by_all - block.first, VECTOR) - piece->offset : (size_t)DIAGONAL_KEYS;
+    piece->n = smaller(piece->n, limit);
     piece->first_row = first_row_seeing(view, key);
     return true;
 }
@@ -128,8 +142,8 @@ static void times_columns(float *out, size_t pitch, const float *rows, const flo
 {
     size_t d = view->d, lanes = view->kernels->lanes;
     for (key_piece p = {0}; next_piece(&p, view, block);)
-        view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * d, d, 1, xt + p.at, ld,
-                            view->m - p.first_row, (p.n + lanes - 1) / lanes * lanes, d, false);
+        view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * view->d, view->d, 1, xt + p.at, ld,
+                            view->m - p.first_row, round_up(p.n, lanes), d, false);
 }
 
 /* out (m, d) += weights (m, pitch) x, over the block's keys. */
@@ -138,8 +152,8 @@ static void add_times_rows(float *out, const float *weights, size_t pitch, const
 {
     size_t d = view->d;
     for (key_piece p = {0}; next_piece(&p, view, block);)
-        view->kernels->gemm(out + p.first_row * d, d, weights + p.first_row * pitch + p.offset, pitch, 1, x + p.at * ldx, ldx,
-                            view->m - p.first_row, d, p.n, true);
+        view->kernels->gemm(out + p.first_row * view->d, view->d, weights + p.first_row * pitch + p.offset, pitch, 1,
+                            x + p.at * ldx, ldx, view->m - p.first_row, d, p.n, true);
 }
 
 /* The block's rows of dx += weights^T rows. */
@@ -150,15 +164,19 @@ static void add_transposed_times(float *dx, size_t lddx, const float *weights, s
     tile_view unpacked = *view; /* gradients stand by rows of the tree */
     unpacked.packed = false;
     for (key_piece p = {0}; next_piece(&p, &unpacked, block);)
-        view->kernels->gemm(dx + p.at * lddx, lddx, weights + p.first_row * pitch + p.offset, 1, pitch, rows + p.first_row * d, d,
-                            p.n, d, view->m - p.first_row, true);
+        view->kernels->gemm(dx + p.at * lddx, lddx, weights + p.first_row * pitch + p.offset, 1, pitch,
+                            rows + p.first_row * view->d, view->d, p.n, d, view->m - p.first_row, true);
 }
 
-/* The heads of one group stand side by side in a query's row: (m, d) is one copy a query. */
-static void gather(float *block, const float *rows, size_t ld, const tile_view *view, size_t width, float factor)
+/* Where row i of the block stands among the tile's rows of all heads: in floats, of rows ld apart. */
+static size_t place(const tile_view *view, size_t i, size_t ld)
 {
-    for (size_t t = 0; t < view->tile->n_queries; t++)
-        view->kernels->scale(block + t * width, rows + t * ld + view->group * width, factor, width);
+    return i / view->heads * ld + (view->group * view->heads + i % view->heads) * view->d;
+}
+
+static void gather(float *block, const float *rows, size_t ld, const tile_view *view, float factor)
+{
+    for (size_t i = 0; i < view->m; i++) view->kernels->scale(block + i * view->d, rows + place(view, i, ld), factor, view->d);
 }
 
 /* ---- scratch ---- */
@@ -167,21 +185,16 @@ static void gather(float *block, const float *rows, size_t ld, const tile_view *
 typedef struct tile_scratch {
     float *q, *out, *dout, *dq; /* (m, d_head) */
     float *weights, *dweights;  /* (m, pitch): scores, then weights; their gradients */
-    float *max, *sum, *lse;     /* (m) */
+    float *max, *sum;           /* (m) of the scores so far */
+    float *lse, *dots;          /* (m) */
     float *kt, *vt;             /* (d_head, pitch) packed */
-    float *k, *v;               /* (block_keys, row_pitch) packed */
-    size_t block_keys, pitch, row_pitch;
+    float *k, *v;               /* (block_keys, d_head) packed */
+    size_t block_keys, pitch;
 } tile_scratch;
-
-/* An odd number of cache lines: rows a power of two apart would fall into few sets of the cache. */
-static size_t odd_lines(size_t n_floats)
-{
-    return ((n_floats + 15) / 16 | 1) * 16;
-}
 
 static size_t count_block_keys(size_t d)
 {
-    size_t n = BLOCK_FLOATS / d / 16 * 16;
+    size_t n = BLOCK_FLOATS / d / VECTOR * VECTOR;
     return n < MIN_BLOCK_KEYS ? MIN_BLOCK_KEYS : n > MAX_BLOCK_KEYS ? MAX_BLOCK_KEYS : n;
 }
 
@@ -189,30 +202,22 @@ static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp
                                   const sp_attention_shape *shape, bool backward, sp_arena *arena)
 {
     size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv);
-    size_t n = smaller(count_block_keys(d), (plan->max_tile_keys + 15) / 16 * 16);
-    size_t pitch = odd_lines(n + SP_KEY_PADDING), row_pitch = odd_lines(d);
+    size_t n = smaller(count_block_keys(d), round_up(plan->max_tile_keys, VECTOR));
+    size_t pitch = odd_lines(n + SP_KEY_PADDING);
     tile_scratch *all = sp_arena_alloc(arena, n_threads, sizeof *all);
     if (!all) return SP_ERR_MEMORY;
     for (size_t t = 0; t < n_threads; t++) {
-        tile_scratch s = {.block_keys = n, .pitch = pitch, .row_pitch = row_pitch};
+        tile_scratch s = {.block_keys = n, .pitch = pitch};
         const struct {
             float **array;
             size_t n;
             bool wanted;
         } arrays[] = {
-            {&s.q, m * d, true},
-            {&s.out, m * d, true},
-            {&s.dout, m * d, backward},
-            {&s.dq, m * d, backward},
-            {&s.weights, m * pitch, true},
-            {&s.dweights, m * pitch, backward},
-            {&s.max, m, !backward},
-            {&s.sum, m, !backward},
-            {&s.lse, m, backward},
-            {&s.kt, d * pitch, true},
-            {&s.vt, d * pitch, backward},
-            {&s.k, n * row_pitch, backward},
-            {&s.v, n * row_pitch, !backward},
+            {&s.q, m * d, true},      {&s.out, m * d, !backward},    {&s.dout, m * d, backward},
+            {&s.dq, m * d, backward}, {&s.weights, m * pitch, true}, {&s.dweights, m * pitch, backward},
+            {&s.max, m, !backward},   {&s.sum, m, !backward},        {&s.lse, m, backward},
+            {&s.dots, m, backward},   {&s.kt, d * pitch, true},      {&s.vt, d * pitch, backward},
+            {&s.k, n * d, backward},  {&s.v, n * d, !backward},
         };
         for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
             if (arrays[i].wanted && !(*arrays[i].array = sp_arena_alloc(arena, arrays[i].n, sizeof(float)))) return SP_ERR_MEMORY;
@@ -273,8 +278,8 @@ static sp_status make_tasks(forward_pass *pass, float *out, float *lse, sp_arena
         n_splits = count_splits(tile, work, pass->shape, block_keys);
         for (size_t s = 0; s < n_splits; s++) {
             forward_task task = {t,
-                                 tile->n_keys * s / n_splits / 16 * 16,
-                                 tile->n_keys * (s + 1) / n_splits / 16 * 16,
+                                 tile->n_keys * s / n_splits / VECTOR * VECTOR,
+                                 tile->n_keys * (s + 1) / n_splits / VECTOR * VECTOR,
                                  out + tile->first_query * q_dim,
                                  lse ? lse + tile->first_query * n_head : NULL,
                                  n_splits > 1};
@@ -295,12 +300,12 @@ static sp_status make_tasks(forward_pass *pass, float *out, float *lse, sp_arena
 static void weigh(const tile_view *view, key_block block, tile_scratch *s)
 {
     const sp_kernels *kernels = view->kernels;
-    size_t first = first_row_seeing(view, block.first), d = view->d;
+    size_t first = first_row_seeing(view, block.first);
     for (size_t i = first; i < view->m; i++) {
         float max = kernels->max(s->weights + i * s->pitch, visible_in_block(view, block, i));
         if (!(max > s->max[i])) continue;
         float factor = expf(s->max[i] - max);
-        kernels->scale(s->out + i * d, s->out + i * d, factor, d);
+        kernels->scale(s->out + i * view->d, s->out + i * view->d, factor, view->d);
         s->sum[i] *= factor;
         s->max[i] = max;
     }
@@ -315,29 +320,28 @@ static void block_forward(const tile_view *view, key_block block, const sp_keys 
     const float *kt = keys->kt + view->group * d * keys->ld, *v = keys->v + view->group * d;
     if (view->packed) {
         pack_columns(s->kt, s->pitch, kt, keys->ld, view, block);
-        pack_rows(s->v, s->row_pitch, v, kv_dim, view, block);
+        pack_rows(s->v, view->d, v, kv_dim, view, block);
     }
     times_columns(s->weights, s->pitch, s->q, view->packed ? s->kt : kt, view->packed ? s->pitch : keys->ld, view, block);
     weigh(view, block, s);
-    add_times_rows(s->out, s->weights, s->pitch, view->packed ? s->v : v, view->packed ? s->row_pitch : kv_dim, view, block);
+    add_times_rows(s->out, s->weights, s->pitch, view->packed ? s->v : v, view->packed ? view->d : kv_dim, view, block);
 }
 
 static void run_forward_task(const forward_pass *pass, const forward_task *task, size_t group, tile_scratch *s)
 {
     const sp_attention_shape *shape = pass->shape;
     tile_view view = view_tile(pass->plan, task->tile, group, shape);
-    size_t d = view.d, width = view.heads * d;
-    gather(s->q, pass->q + view.tile->first_query * pass->ldq, pass->ldq, &view, width, shape->scale);
-    memset(s->out, 0, view.m * d * sizeof(float));
+    gather(s->q, pass->q + view.tile->first_query * pass->ldq, pass->ldq, &view, shape->scale);
+    memset(s->out, 0, view.m * view.d * sizeof(float));
     for (size_t i = 0; i < view.m; i++) s->max[i] = -INFINITY, s->sum[i] = 0;
     /* A part may begin behind what the tile's first queries see. They keep a sum of 0. */
     for (size_t first = task->first; first < task->end; first += s->block_keys)
         block_forward(&view, (key_block){first, smaller(s->block_keys, task->end - first)}, pass->keys, shape, s);
     for (size_t i = 0; i < view.m; i++) {
-        size_t t = i / view.heads, head = group * view.heads + i % view.heads;
         float scale = s->sum[i] == 0 ? 0 : 1 / s->sum[i]; /* a NaN stays one */
-        view.kernels->scale(task->out + (t * shape->n_head + head) * d, s->out + i * d, scale, d);
-        if (task->lse) task->lse[t * shape->n_head + head] = s->max[i] + logf(s->sum[i]);
+        view.kernels->scale(task->out + place(&view, i, shape->n_head * view.d), s->out + i * view.d, scale, view.d);
+        if (task->lse)
+            task->lse[i / view.heads * shape->n_head + group * view.heads + i % view.heads] = s->max[i] + logf(s->sum[i]);
     }
 }
 
@@ -479,7 +483,7 @@ static sp_status make_parts(backward_pass *pass, sp_arena *arena)
 }
 
 static void block_backward(const backward_pass *pass, const tile_view *view, key_block block, const backward_part *part,
-                           const float *dots, tile_scratch *s)
+                           tile_scratch *s)
 {
     size_t d = view->d, kv_dim = pass->shape->n_head_kv * d, column = view->group * d, pitch = s->pitch;
     size_t ldkt = pass->keys->ld, ldvt = pass->other.ldvt, ldk = kv_dim;
@@ -487,13 +491,13 @@ static void block_backward(const backward_pass *pass, const tile_view *view, key
     if (view->packed) {
         pack_columns(s->kt, pitch, kt, ldkt, view, block);
         pack_columns(s->vt, pitch, vt, ldvt, view, block);
-        pack_rows(s->k, s->row_pitch, k, ldk, view, block);
-        kt = s->kt, vt = s->vt, k = s->k, ldkt = ldvt = pitch, ldk = s->row_pitch;
+        pack_rows(s->k, view->d, k, ldk, view, block);
+        kt = s->kt, vt = s->vt, k = s->k, ldkt = ldvt = pitch, ldk = view->d;
     }
     times_columns(s->weights, pitch, s->q, kt, ldkt, view, block);
     times_columns(s->dweights, pitch, s->dout, vt, ldvt, view, block);
     for (size_t i = first_row_seeing(view, block.first); i < view->m; i++)
-        view->kernels->softmax_backward(s->weights + i * pitch, s->dweights + i * pitch, s->lse[i], dots[i],
+        view->kernels->softmax_backward(s->weights + i * pitch, s->dweights + i * pitch, s->lse[i], s->dots[i],
                                         visible_in_block(view, block, i), block.n);
     add_transposed_times(part->dv + column, kv_dim, s->weights, pitch, s->dout, view, block);
     add_times_rows(s->dq, s->dweights, pitch, k, ldk, view, block);
@@ -504,18 +508,18 @@ static void tile_backward(const backward_pass *pass, size_t tile, size_t group, 
 {
     const sp_attention_shape *shape = pass->shape;
     tile_view view = view_tile(pass->plan, tile, group, shape);
-    size_t d = view.d, width = view.heads * d, q_dim = shape->n_head * d, first = view.tile->first_query;
-    gather(s->q, pass->q + first * pass->ldq, pass->ldq, &view, width, shape->scale);
-    gather(s->out, pass->out + first * q_dim, q_dim, &view, width, 1);
-    gather(s->dout, pass->dout + first * q_dim, q_dim, &view, width, 1);
-    gather(s->lse, pass->lse + first * shape->n_head, shape->n_head, &view, view.heads, 1);
-    memset(s->dq, 0, view.m * d * sizeof(float));
-    float *dots = s->out; /* each row's product with dout, in place of the rows */
-    for (size_t i = 0; i < view.m; i++) dots[i] = view.kernels->dot(s->dout + i * d, s->out + i * d, d);
+    size_t d = view.d, q_dim = shape->n_head * d, first = view.tile->first_query;
+    gather(s->q, pass->q + first * pass->ldq, pass->ldq, &view, shape->scale);
+    gather(s->dout, pass->dout + first * q_dim, q_dim, &view, 1);
+    for (size_t i = 0; i < view.m; i++) {
+        s->lse[i] = pass->lse[(first + i / view.heads) * shape->n_head + group * view.heads + i % view.heads];
+        s->dots[i] = view.kernels->dot(s->dout + i * view.d, pass->out + first * q_dim + place(&view, i, q_dim), d);
+    }
+    memset(s->dq, 0, view.m * view.d * sizeof(float));
     for (size_t key = 0; key < view.tile->n_keys; key += s->block_keys)
-        block_backward(pass, &view, (key_block){key, smaller(s->block_keys, view.tile->n_keys - key)}, part, dots, s);
-    for (size_t t = 0; t < view.tile->n_queries; t++)
-        view.kernels->scale(pass->dq + (first + t) * pass->lddq + group * width, s->dq + t * width, shape->scale, width);
+        block_backward(pass, &view, (key_block){key, smaller(s->block_keys, view.tile->n_keys - key)}, part, s);
+    for (size_t i = 0; i < view.m; i++)
+        view.kernels->scale(pass->dq + first * pass->lddq + place(&view, i, pass->lddq), s->dq + i * view.d, shape->scale, d);
 }
 
 static void part_backward(const backward_pass *pass, const backward_part *part, size_t group, tile_scratch *s)

@@ -107,16 +107,17 @@ INLINE vec exp_below(vec x, float shift_log2)
  * multiplier on both; with fewer rows a block is wider, so that a matrix of which each number is used only once or twice streams
  * by in long pieces. */
 #if LANES == 16
-enum { MAX_ROWS = 6, FEW_ROWS = 6, FEW_VECTORS = 4, LEAST_ROWS = 3, LEAST_VECTORS = 8 };
+enum { FEW_ROWS = 6, LEAST_ROWS = 3 };
 #else
-enum { MAX_ROWS = 6, FEW_ROWS = 3, FEW_VECTORS = 4, LEAST_ROWS = 1, LEAST_VECTORS = 8 };
+enum { FEW_ROWS = 3, LEAST_ROWS = 1 };
 #endif
+enum { FEW_VECTORS = 4, LEAST_VECTORS = 8, MOST_ROWS = 6, MOST_ROWS_OF_ONE = 12 };
 
 /* C (rows, vectors * LANES), rows and vectors being constants at each call; with `tail`, one vector of only that many lanes. */
 INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const float *a, size_t a_row, size_t a_col,
                        const float *b, size_t ldb, size_t k, size_t tail, bool accumulate)
 {
-    vec sum[MAX_ROWS][LEAST_VECTORS]; /* of which rows * vectors are used */
+    vec sum[MOST_ROWS_OF_ONE][LEAST_VECTORS]; /* of which rows * vectors are used */
     for (size_t i = 0; i < rows; i++)
         for (size_t j = 0; j < vectors; j++) sum[i][j] = (vec){0};
     for (size_t l = 0; l < k; l++, b += ldb) {
@@ -147,7 +148,7 @@ INLINE void gemm_columns(size_t most, size_t vectors, float *c, size_t ldc, cons
     for (size_t blocks = (m + most - 1) / most, rows; m > 0; blocks--, m -= rows, c += rows * ldc, a += rows * a_row) {
         rows = (m + blocks - 1) / blocks;
         switch (rows) {
-            ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6)
+            ROWS(1) ROWS(2) ROWS(3) ROWS(4) ROWS(5) ROWS(6) ROWS(7) ROWS(8) ROWS(9) ROWS(10) ROWS(11) ROWS(12)
         }
     }
 #undef ROWS
@@ -161,10 +162,10 @@ static void gemm(float *c, size_t ldc, const float *a, size_t a_row, size_t a_co
     gemm_columns(most, vectors, c, ldc, a, a_row, a_col, b, ldb, m, k, 0, accumulate)
     if (m <= LEAST_ROWS) COLUMNS(LEAST_ROWS, LEAST_VECTORS);
     if (m <= FEW_ROWS) COLUMNS(FEW_ROWS, FEW_VECTORS);
-    COLUMNS(MAX_ROWS, 2);
-    COLUMNS(MAX_ROWS, 1);
+    COLUMNS(MOST_ROWS, 2);
+    COLUMNS(MOST_ROWS_OF_ONE, 1);
 #undef COLUMNS
-    if (n) gemm_columns(MAX_ROWS, 1, c, ldc, a, a_row, a_col, b, ldb, m, k, n, accumulate);
+    if (n) gemm_columns(MOST_ROWS, 1, c, ldc, a, a_row, a_col, b, ldb, m, k, n, accumulate);
 }
 
 /* ---- softmax ---- */
