@@ -59,7 +59,7 @@ def shares(report, n_threads):
     return {**{part: seconds / whole for part, seconds in parts.items()}, "rest": 1 - sum(parts.values()) / whole}
 
 
-def measure_training(size, options, peak, shape, work):
+def measure_training(size, options, shape, work):
     n_virtual, n_rows = size
     common.note(f"a training step, P = {n_virtual}, B = {n_rows}")
     data, prepared = os.path.join(work, "batch.jsonl"), os.path.join(work, "batch.json")
@@ -72,13 +72,12 @@ def measure_training(size, options, peak, shape, work):
     seconds, parts = common.median(done["step_seconds"]), shares(done["report"], options.threads)
     gflop = sum(operations.values()) / 1e9
     matmul_seconds = parts and parts.get("matmul") and parts["matmul"] * seconds
-    return common.emit({"what": "training", "P": n_virtual, "B": n_rows, "threads": options.threads, "compute": options.compute,
-                        "seconds": seconds, "gflop": gflop, "gflops": gflop / seconds,
-                        "gemm_share": gflop / seconds / peak["gemm_gflops"],
-                        "matmul_gflops": operations["matmul"] / 1e9 / matmul_seconds if matmul_seconds else None, "parts": parts})
+    return {"what": "training", "P": n_virtual, "B": n_rows, "threads": options.threads, "compute": options.compute,
+            "seconds": seconds, "gflop": gflop, "gflops": gflop / seconds,
+            "matmul_gflops": operations["matmul"] / 1e9 / matmul_seconds if matmul_seconds else None, "parts": parts}
 
 
-def measure_decode(options, peak, shape):
+def measure_decode(options, shape):
     rows = []
     with common.workers(options.threads, "softprompt_worker") as (worker,):
         worker.ask("load", model=common.SMOLLM2, n_threads=options.threads, compute=options.compute)
@@ -89,8 +88,7 @@ def measure_decode(options, peak, shape):
             seconds = common.median([worker.ask("decode", tokens=tokens[context:])["seconds"] / DECODE_TOKENS
                                      for _ in range(options.rounds + 2)])
             gb = flops.decode_bytes(shape, context + DECODE_TOKENS // 2) / 1e9
-            rows.append(common.emit({"what": "decode", "context": context, "threads": options.threads, "seconds": seconds, "gb": gb,
-                                     "read_share": gb / seconds / peak["read_gb_per_second"]}))
+            rows.append({"what": "decode", "context": context, "threads": options.threads, "seconds": seconds, "gb": gb})
     return rows
 
 
@@ -103,9 +101,12 @@ def show_parts(rows):
 def measure(options, work):
     shape = json.loads(common.run_program(["info", "--json", common.SMOLLM2], 1)["stdout"])
     machine = measure_machine(options)
+    found = [measure_training(size, options, shape, work) for size in (QUICK_TRAINING if options.quick else TRAINING)]
+    decode = measure_decode(options, shape)
+    machine += measure_machine(options)  # a machine's speed drifts: the peak is the higher of before and after
     peak = {key: max(row[key] for row in machine) for key in ("gemm_gflops", "read_gb_per_second")}
-    found = [measure_training(size, options, peak, shape, work) for size in (QUICK_TRAINING if options.quick else TRAINING)]
-    decode = measure_decode(options, peak, shape)
+    found = [common.emit({**row, "gemm_share": row["gflops"] / peak["gemm_gflops"]}) for row in found]
+    decode = [common.emit({**row, "read_share": row["gb"] / row["seconds"] / peak["read_gb_per_second"]}) for row in decode]
     common.show("roofline: the machine", COLUMNS["machine"], machine)
     common.show("roofline: a training step", COLUMNS["training"], found)
     show_parts(found)
