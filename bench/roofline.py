@@ -22,7 +22,7 @@ TRAINING = ((20, 16), (100, 16))
 QUICK_TRAINING = ((20, 16),)
 DECODE_CONTEXTS = (1, 2048)
 DECODE_TOKENS = 32
-STEPS = 6
+STEPS = 12
 
 COLUMNS = {
     "machine": (("threads", "threads"), ("mkl_gflops", "GFLOP/s, MKL"), ("onednn_gflops", "oneDNN"),
