@@ -2,8 +2,8 @@
  *
  * A tile's queries of one group of heads share their keys, so they are gathered into one block (m = queries * heads in the group)
  * and everything is a small matrix product on it. Keys pass by in blocks that fit the second-level cache together with the tile's
- * rows; forward keeps the running maximum and sum of each row (arXiv 2205.14135), backward knows them. Where a tile has enough
- * rows to pay for it, a block's keys are first copied side by side, whatever spans they come from.
+ * rows; forward keeps the running maximum and sum of each row (arXiv 2205.14135), backward knows them. Keys and values are read
+ * where they stand: copying a block side by side first was tried, and cost what it gained.
  *
  * Blocks of which no query sees anything do not exist, and of those that only some see, only these queries' rows are computed. */
 #include "tensor/attention.h"
@@ -19,17 +19,23 @@
 enum {
     VECTOR = 16,            /* floats in the longest vectors, and in a cache line */
     BLOCK_FLOATS = 1 << 14, /* of a block's keys, and of its values: 64 KiB each */
-    MAX_BLOCK_KEYS = 256,   /* keys in a block, where heads are narrow */
-    MIN_BLOCK_KEYS = 64,    /* and where they are wide */
-    DIAGONAL_KEYS = 32,     /* keys at a time where not every query sees them */
-    PACK_ROWS = 24,         /* rows for which it pays to copy keys side by side */
-    FORWARD_TASKS = 32,     /* a tile with more than this share of the work is split by its keys */
-    BACKWARD_PARTS = 8,     /* tiles that add into one array of gradients of keys and values */
+    MIN_BLOCK_KEYS = 64,    /* keys in a block, however wide the heads, */
+    MAX_BLOCK_KEYS = 256,   /* and however narrow */
+    FEW_SCORES = 1 << 13,   /* of a tile of few rows: its blocks are longer, to stream through keys in long pieces */
+    DIAGONAL_KEYS = 16,     /* keys at a time where not every query sees them */
+    MIN_PART_KEYS = 512,    /* of a tile that is split by its keys */
+    FORWARD_TASKS = 16,     /* a tile with more than this share of the work is split */
+    BACKWARD_PARTS = 8,     /* neighbouring tiles that add into one array of gradients of keys and values */
 };
 
 static size_t smaller(size_t a, size_t b)
 {
     return a < b ? a : b;
+}
+
+static size_t larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
 }
 
 static size_t round_up(size_t n, size_t unit)
@@ -49,14 +55,24 @@ typedef struct tile_view {
     const sp_attention_plan *plan;
     const sp_query_tile *tile;
     size_t group, heads, d, m; /* heads: in the group; m = queries * heads */
-    bool packed;
+    size_t block_keys, pitch;  /* the scores of a block of keys are (m, pitch) */
     const sp_kernels *kernels;
 } tile_view;
 
 static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t group, const sp_attention_shape *shape)
 {
     size_t heads = shape->n_head / shape->n_head_kv, m = plan->tiles[tile].n_queries * heads;
-    return (tile_view){plan, &plan->tiles[tile], group, heads, shape->d_head, m, m >= PACK_ROWS, sp_kernels_select()};
+    size_t block_keys = smaller(larger(BLOCK_FLOATS / shape->d_head, MIN_BLOCK_KEYS), MAX_BLOCK_KEYS);
+    block_keys = round_up(smaller(larger(block_keys, FEW_SCORES / m), plan->tiles[tile].n_keys), VECTOR);
+    return (tile_view){.plan = plan,
+                       .tile = &plan->tiles[tile],
+                       .group = group,
+                       .heads = heads,
+                       .d = shape->d_head,
+                       .m = m,
+                       .block_keys = block_keys,
+                       .pitch = odd_lines(block_keys + SP_KEY_PADDING),
+                       .kernels = sp_kernels_select()};
 }
 
 /* How many of the tile's keys query t sees: all but the rows of its own run behind it. */
@@ -97,7 +113,7 @@ static size_t find_tree_row(size_t *row, const sp_query_tile *tile, size_t key)
 /* A part of a block that is one matrix in memory and that the same queries see. */
 typedef struct key_piece {
     size_t offset, n; /* in the block */
-    size_t at;        /* where it begins in the arrays: a row of the tree, or an offset where keys are packed */
+    size_t row;       /* of the tree, where it begins */
     size_t first_row; /* of the block of queries: those before see nothing of it */
 } key_piece;
 
@@ -107,9 +123,7 @@ static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
     piece->offset += piece->n;
     if (piece->offset == block.n) return false;
     size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0);
-    piece->n = block.n - piece->offset;
-    piece->at = piece->offset;
-    if (!view->packed) piece->n = smaller(find_tree_row(&piece->at, view->tile, key), piece->n);
+    piece->n = smaller(find_tree_row(&piece->row, view->tile, key), block.n - piece->offset);
     /* Whole vectors are worth more than the few keys that not all queries see. */
     size_t limit = key < seen_by_all ? round_up(seen_by_all - block.first, VECTOR) - piece->offset : (size_t)DIAGONAL_KEYS;
     piece->n = smaller(piece->n, limit);
@@ -117,55 +131,33 @@ static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
     return true;
 }
 
-/* Copies a block's columns of xt (d, ld) side by side. */
-static void pack_columns(float *out, size_t ldo, const float *xt, size_t ld, const tile_view *view, key_block block)
-{
-    for (size_t offset = 0, n, row; offset < block.n; offset += n) {
-        n = smaller(find_tree_row(&row, view->tile, block.first + offset), block.n - offset);
-        for (size_t i = 0; i < view->d; i++) memcpy(out + i * ldo + offset, xt + i * ld + row, n * sizeof *out);
-    }
-}
-
-/* Copies a block's rows of x (rows, ldx), d numbers each, behind each other. */
-static void pack_rows(float *out, size_t ldo, const float *x, size_t ldx, const tile_view *view, key_block block)
-{
-    for (size_t offset = 0, n, row; offset < block.n; offset += n) {
-        n = smaller(find_tree_row(&row, view->tile, block.first + offset), block.n - offset);
-        for (size_t i = 0; i < n; i++) memcpy(out + (offset + i) * ldo, x + (row + i) * ldx, view->d * sizeof *out);
-    }
-}
-
 /* Products of the queries' block with the block's keys: out (m, pitch) = rows (m, d) xt (d, keys). Pieces are written left to
  * right and rounded up to whole vectors: what runs over is written again by the next piece, or cleared by the softmax. */
-static void times_columns(float *out, size_t pitch, const float *rows, const float *xt, size_t ld, const tile_view *view,
-                          key_block block)
+static void times_columns(float *out, const float *rows, const float *xt, size_t ld, const tile_view *view, key_block block)
 {
-    size_t d = view->d, lanes = view->kernels->lanes;
+    size_t d = view->d, pitch = view->pitch, lanes = view->kernels->lanes;
     for (key_piece p = {0}; next_piece(&p, view, block);)
-        view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * view->d, view->d, 1, xt + p.at, ld,
+        view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * d, d, 1, xt + p.row, ld,
                             view->m - p.first_row, round_up(p.n, lanes), d, false);
 }
 
 /* out (m, d) += weights (m, pitch) x, over the block's keys. */
-static void add_times_rows(float *out, const float *weights, size_t pitch, const float *x, size_t ldx, const tile_view *view,
-                           key_block block)
+static void add_times_rows(float *out, const float *weights, const float *x, size_t ldx, const tile_view *view, key_block block)
 {
-    size_t d = view->d;
+    size_t d = view->d, pitch = view->pitch;
     for (key_piece p = {0}; next_piece(&p, view, block);)
-        view->kernels->gemm(out + p.first_row * view->d, view->d, weights + p.first_row * pitch + p.offset, pitch, 1,
-                            x + p.at * ldx, ldx, view->m - p.first_row, d, p.n, true);
+        view->kernels->gemm(out + p.first_row * d, d, weights + p.first_row * pitch + p.offset, pitch, 1, x + p.row * ldx, ldx,
+                            view->m - p.first_row, d, p.n, true);
 }
 
 /* The block's rows of dx += weights^T rows. */
-static void add_transposed_times(float *dx, size_t lddx, const float *weights, size_t pitch, const float *rows,
-                                 const tile_view *view, key_block block)
+static void add_transposed_times(float *dx, size_t lddx, const float *weights, const float *rows, const tile_view *view,
+                                 key_block block)
 {
-    size_t d = view->d;
-    tile_view unpacked = *view; /* gradients stand by rows of the tree */
-    unpacked.packed = false;
-    for (key_piece p = {0}; next_piece(&p, &unpacked, block);)
-        view->kernels->gemm(dx + p.at * lddx, lddx, weights + p.first_row * pitch + p.offset, 1, pitch,
-                            rows + p.first_row * view->d, view->d, p.n, d, view->m - p.first_row, true);
+    size_t d = view->d, pitch = view->pitch;
+    for (key_piece p = {0}; next_piece(&p, view, block);)
+        view->kernels->gemm(dx + p.row * lddx, lddx, weights + p.first_row * pitch + p.offset, 1, pitch, rows + p.first_row * d, d,
+                            p.n, d, view->m - p.first_row, true);
 }
 
 /* Where row i of the block stands among the tile's rows of all heads: in floats, of rows ld apart. */
@@ -181,43 +173,35 @@ static void gather(float *block, const float *rows, size_t ld, const tile_view *
 
 /* ---- scratch ---- */
 
-/* One thread's scratch for a tile: blocks of m rows, and a block of keys. */
+/* One thread's scratch for a tile: blocks of m rows. */
 typedef struct tile_scratch {
     float *q, *out, *dout, *dq; /* (m, d_head) */
     float *weights, *dweights;  /* (m, pitch): scores, then weights; their gradients */
     float *max, *sum;           /* (m) of the scores so far */
     float *lse, *dots;          /* (m) */
-    float *kt, *vt;             /* (d_head, pitch) packed */
-    float *k, *v;               /* (block_keys, d_head) packed */
-    size_t block_keys, pitch;
 } tile_scratch;
-
-static size_t count_block_keys(size_t d)
-{
-    size_t n = BLOCK_FLOATS / d / VECTOR * VECTOR;
-    return n < MIN_BLOCK_KEYS ? MIN_BLOCK_KEYS : n > MAX_BLOCK_KEYS ? MAX_BLOCK_KEYS : n;
-}
 
 static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp_attention_plan *plan,
                                   const sp_attention_shape *shape, bool backward, sp_arena *arena)
 {
-    size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv);
-    size_t n = smaller(count_block_keys(d), round_up(plan->max_tile_keys, VECTOR));
-    size_t pitch = odd_lines(n + SP_KEY_PADDING);
+    size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv), n_scores = 0;
+    for (size_t t = 0; t < plan->n_tiles; t++) {
+        tile_view view = view_tile(plan, t, 0, shape);
+        n_scores = larger(n_scores, view.m * view.pitch);
+    }
     tile_scratch *all = sp_arena_alloc(arena, n_threads, sizeof *all);
     if (!all) return SP_ERR_MEMORY;
     for (size_t t = 0; t < n_threads; t++) {
-        tile_scratch s = {.block_keys = n, .pitch = pitch};
+        tile_scratch s = {0};
         const struct {
             float **array;
             size_t n;
             bool wanted;
         } arrays[] = {
-            {&s.q, m * d, true},      {&s.out, m * d, !backward},    {&s.dout, m * d, backward},
-            {&s.dq, m * d, backward}, {&s.weights, m * pitch, true}, {&s.dweights, m * pitch, backward},
-            {&s.max, m, !backward},   {&s.sum, m, !backward},        {&s.lse, m, backward},
-            {&s.dots, m, backward},   {&s.kt, d * pitch, true},      {&s.vt, d * pitch, backward},
-            {&s.k, n * d, backward},  {&s.v, n * d, !backward},
+            {&s.q, m * d, true},      {&s.out, m * d, !backward},   {&s.dout, m * d, backward},
+            {&s.dq, m * d, backward}, {&s.weights, n_scores, true}, {&s.dweights, n_scores, backward},
+            {&s.max, m, !backward},   {&s.sum, m, !backward},       {&s.lse, m, backward},
+            {&s.dots, m, backward},
         };
         for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
             if (arrays[i].wanted && !(*arrays[i].array = sp_arena_alloc(arena, arrays[i].n, sizeof(float)))) return SP_ERR_MEMORY;
@@ -260,9 +244,9 @@ static size_t total_work(const sp_attention_plan *plan)
 }
 
 /* Into how many parts a tile's keys are cut: a few queries behind a long context would else be the work of few threads. */
-static size_t count_splits(const sp_query_tile *tile, size_t work, const sp_attention_shape *shape, size_t block_keys)
+static size_t count_splits(const sp_query_tile *tile, size_t work, const sp_attention_shape *shape)
 {
-    size_t most = (tile->n_keys + block_keys - 1) / block_keys;
+    size_t most = (tile->n_keys + MIN_PART_KEYS - 1) / MIN_PART_KEYS;
     return smaller(most, 1 + FORWARD_TASKS * tile_work(tile) / (work * shape->n_head_kv));
 }
 
@@ -270,12 +254,12 @@ static sp_status make_tasks(forward_pass *pass, float *out, float *lse, sp_arena
 {
     const sp_attention_plan *plan = pass->plan;
     size_t work = total_work(plan), n_head = pass->shape->n_head, q_dim = n_head * pass->shape->d_head, n_splits;
-    size_t block_keys = count_block_keys(pass->shape->d_head), n = 0;
-    for (size_t t = 0; t < plan->n_tiles; t++) n += count_splits(&plan->tiles[t], work, pass->shape, block_keys);
+    size_t n = 0;
+    for (size_t t = 0; t < plan->n_tiles; t++) n += count_splits(&plan->tiles[t], work, pass->shape);
     if (!(pass->tasks = sp_arena_alloc(arena, n, sizeof *pass->tasks))) return SP_ERR_MEMORY;
     for (size_t t = 0; t < plan->n_tiles; t++) {
         const sp_query_tile *tile = &plan->tiles[t];
-        n_splits = count_splits(tile, work, pass->shape, block_keys);
+        n_splits = count_splits(tile, work, pass->shape);
         for (size_t s = 0; s < n_splits; s++) {
             forward_task task = {t,
                                  tile->n_keys * s / n_splits / VECTOR * VECTOR,
@@ -302,7 +286,7 @@ static void weigh(const tile_view *view, key_block block, tile_scratch *s)
     const sp_kernels *kernels = view->kernels;
     size_t first = first_row_seeing(view, block.first);
     for (size_t i = first; i < view->m; i++) {
-        float max = kernels->max(s->weights + i * s->pitch, visible_in_block(view, block, i));
+        float max = kernels->max(s->weights + i * view->pitch, visible_in_block(view, block, i));
         if (!(max > s->max[i])) continue;
         float factor = expf(s->max[i] - max);
         kernels->scale(s->out + i * view->d, s->out + i * view->d, factor, view->d);
@@ -310,21 +294,16 @@ static void weigh(const tile_view *view, key_block block, tile_scratch *s)
         s->max[i] = max;
     }
     for (size_t i = first; i < view->m; i++)
-        s->sum[i] += kernels->softmax(s->weights + i * s->pitch, s->max[i], visible_in_block(view, block, i), block.n);
+        s->sum[i] += kernels->softmax(s->weights + i * view->pitch, s->max[i], visible_in_block(view, block, i), block.n);
 }
 
 static void block_forward(const tile_view *view, key_block block, const sp_keys *keys, const sp_attention_shape *shape,
                           tile_scratch *s)
 {
-    size_t d = view->d, kv_dim = shape->n_head_kv * d;
-    const float *kt = keys->kt + view->group * d * keys->ld, *v = keys->v + view->group * d;
-    if (view->packed) {
-        pack_columns(s->kt, s->pitch, kt, keys->ld, view, block);
-        pack_rows(s->v, view->d, v, kv_dim, view, block);
-    }
-    times_columns(s->weights, s->pitch, s->q, view->packed ? s->kt : kt, view->packed ? s->pitch : keys->ld, view, block);
+    size_t column = view->group * view->d;
+    times_columns(s->weights, s->q, keys->kt + column * keys->ld, keys->ld, view, block);
     weigh(view, block, s);
-    add_times_rows(s->out, s->weights, s->pitch, view->packed ? s->v : v, view->packed ? view->d : kv_dim, view, block);
+    add_times_rows(s->out, s->weights, keys->v + column, shape->n_head_kv * view->d, view, block);
 }
 
 static void run_forward_task(const forward_pass *pass, const forward_task *task, size_t group, tile_scratch *s)
@@ -335,8 +314,8 @@ static void run_forward_task(const forward_pass *pass, const forward_task *task,
     memset(s->out, 0, view.m * view.d * sizeof(float));
     for (size_t i = 0; i < view.m; i++) s->max[i] = -INFINITY, s->sum[i] = 0;
     /* A part may begin behind what the tile's first queries see. They keep a sum of 0. */
-    for (size_t first = task->first; first < task->end; first += s->block_keys)
-        block_forward(&view, (key_block){first, smaller(s->block_keys, task->end - first)}, pass->keys, shape, s);
+    for (size_t first = task->first; first < task->end; first += view.block_keys)
+        block_forward(&view, (key_block){first, smaller(view.block_keys, task->end - first)}, pass->keys, shape, s);
     for (size_t i = 0; i < view.m; i++) {
         float scale = s->sum[i] == 0 ? 0 : 1 / s->sum[i]; /* a NaN stays one */
         view.kernels->scale(task->out + place(&view, i, shape->n_head * view.d), s->out + i * view.d, scale, view.d);
@@ -485,23 +464,15 @@ static sp_status make_parts(backward_pass *pass, sp_arena *arena)
 static void block_backward(const backward_pass *pass, const tile_view *view, key_block block, const backward_part *part,
                            tile_scratch *s)
 {
-    size_t d = view->d, kv_dim = pass->shape->n_head_kv * d, column = view->group * d, pitch = s->pitch;
-    size_t ldkt = pass->keys->ld, ldvt = pass->other.ldvt, ldk = kv_dim;
-    const float *kt = pass->keys->kt + column * ldkt, *vt = pass->other.vt + column * ldvt, *k = pass->other.k + column;
-    if (view->packed) {
-        pack_columns(s->kt, pitch, kt, ldkt, view, block);
-        pack_columns(s->vt, pitch, vt, ldvt, view, block);
-        pack_rows(s->k, view->d, k, ldk, view, block);
-        kt = s->kt, vt = s->vt, k = s->k, ldkt = ldvt = pitch, ldk = view->d;
-    }
-    times_columns(s->weights, pitch, s->q, kt, ldkt, view, block);
-    times_columns(s->dweights, pitch, s->dout, vt, ldvt, view, block);
+    size_t kv_dim = pass->shape->n_head_kv * view->d, column = view->group * view->d, pitch = view->pitch;
+    times_columns(s->weights, s->q, pass->keys->kt + column * pass->keys->ld, pass->keys->ld, view, block);
+    times_columns(s->dweights, s->dout, pass->other.vt + column * pass->other.ldvt, pass->other.ldvt, view, block);
     for (size_t i = first_row_seeing(view, block.first); i < view->m; i++)
         view->kernels->softmax_backward(s->weights + i * pitch, s->dweights + i * pitch, s->lse[i], s->dots[i],
                                         visible_in_block(view, block, i), block.n);
-    add_transposed_times(part->dv + column, kv_dim, s->weights, pitch, s->dout, view, block);
-    add_times_rows(s->dq, s->dweights, pitch, k, ldk, view, block);
-    add_transposed_times(part->dk + column, kv_dim, s->dweights, pitch, s->q, view, block);
+    add_transposed_times(part->dv + column, kv_dim, s->weights, s->dout, view, block);
+    add_times_rows(s->dq, s->dweights, pass->other.k + column, kv_dim, view, block);
+    add_transposed_times(part->dk + column, kv_dim, s->dweights, s->q, view, block);
 }
 
 static void tile_backward(const backward_pass *pass, size_t tile, size_t group, const backward_part *part, tile_scratch *s)
@@ -516,8 +487,8 @@ static void tile_backward(const backward_pass *pass, size_t tile, size_t group, 
         s->dots[i] = view.kernels->dot(s->dout + i * view.d, pass->out + first * q_dim + place(&view, i, q_dim), d);
     }
     memset(s->dq, 0, view.m * view.d * sizeof(float));
-    for (size_t key = 0; key < view.tile->n_keys; key += s->block_keys)
-        block_backward(pass, &view, (key_block){key, smaller(s->block_keys, view.tile->n_keys - key)}, part, s);
+    for (size_t key = 0; key < view.tile->n_keys; key += view.block_keys)
+        block_backward(pass, &view, (key_block){key, smaller(view.block_keys, view.tile->n_keys - key)}, part, s);
     for (size_t i = 0; i < view.m; i++)
         view.kernels->scale(pass->dq + first * pass->lddq + place(&view, i, pass->lddq), s->dq + i * view.d, shape->scale, d);
 }

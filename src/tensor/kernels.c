@@ -111,7 +111,7 @@ enum { FEW_ROWS = 6, LEAST_ROWS = 3 };
 #else
 enum { FEW_ROWS = 3, LEAST_ROWS = 1 };
 #endif
-enum { FEW_VECTORS = 4, LEAST_VECTORS = 8, MOST_ROWS = 6, MOST_ROWS_OF_ONE = 12 };
+enum { FEW_VECTORS = 4, LEAST_VECTORS = 8, MOST_ROWS = 6, MOST_ROWS_OF_ONE = 12, PREFETCH_ROWS = 8 };
 
 /* C (rows, vectors * LANES), rows and vectors being constants at each call; with `tail`, one vector of only that many lanes. */
 INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const float *a, size_t a_row, size_t a_col,
@@ -123,6 +123,8 @@ INLINE void gemm_block(size_t rows, size_t vectors, float *c, size_t ldc, const 
     for (size_t l = 0; l < k; l++, b += ldb) {
         vec column[LEAST_VECTORS];
         for (size_t j = 0; j < vectors; j++) column[j] = tail ? load_part(b, tail) : load(b + j * LANES);
+        if (vectors >= FEW_VECTORS) /* B streams by, in rows too short for the processor to foresee the next */
+            for (size_t j = 0; j < vectors * LANES; j += 16) __builtin_prefetch(b + PREFETCH_ROWS * ldb + j);
         for (size_t i = 0; i < rows; i++) {
             vec x = broadcast(a[i * a_row + l * a_col]);
             for (size_t j = 0; j < vectors; j++) sum[i][j] += x * column[j];
@@ -161,7 +163,7 @@ static void gemm(float *c, size_t ldc, const float *a, size_t a_row, size_t a_co
     for (size_t step = (vectors)*LANES; n >= step; n -= step, c += step, b += step)                                                \
     gemm_columns(most, vectors, c, ldc, a, a_row, a_col, b, ldb, m, k, 0, accumulate)
     if (m <= LEAST_ROWS) COLUMNS(LEAST_ROWS, LEAST_VECTORS);
-    if (m <= FEW_ROWS) COLUMNS(FEW_ROWS, FEW_VECTORS);
+    if (m <= 2 * FEW_ROWS) COLUMNS(FEW_ROWS, FEW_VECTORS);
     COLUMNS(MOST_ROWS, 2);
     COLUMNS(MOST_ROWS_OF_ONE, 1);
 #undef COLUMNS
