@@ -270,6 +270,8 @@ static void weights_match(void **state)
     (void)state;
     check_weight((enum ggml_type[]){GGML_TYPE_F32}, (size_t[]){7}, 1, 5);
     check_weight((enum ggml_type[]){GGML_TYPE_F32}, (size_t[]){130}, 1, 33);
+    check_weight((enum ggml_type[]){GGML_TYPE_F32}, (size_t[]){41}, 1, 1281); /* several steps, of an odd number of terms */
+    check_weight((enum ggml_type[]){GGML_TYPE_F32}, (size_t[]){1281}, 1, 41);
     check_weight((enum ggml_type[]){GGML_TYPE_F16}, (size_t[]){33}, 1, 64);
     check_weight((enum ggml_type[]){GGML_TYPE_Q8_0}, (size_t[]){100}, 1, 96);
     check_weight((enum ggml_type[]){GGML_TYPE_Q4_1, GGML_TYPE_Q4_1, GGML_TYPE_Q8_0}, (size_t[]){40, 24, 33}, 3, 160);

@@ -140,12 +140,13 @@ static size_t words_of(const product *p, size_t n_terms)
     return p->bf16 ? (n_terms + 1) / 2 : n_terms;
 }
 
-/* How many terms of a sum at a time: equal steps of whole blocks of the type, and so few that a task's fewest columns, `unit`, fit.
- */
+/* How many terms of a sum at a time: equal steps of whole blocks of the type and whole pairs, and so few that a task's fewest
+ * columns, `unit`, fit. */
 static size_t terms_of_step(const product *p, size_t unit, size_t block)
 {
     size_t most = smaller(MAX_STEP, PANEL_WORDS / unit);
     if (p->n_inner <= most) return p->n_inner;
+    if (block == 1) block = 2;
     most = most / block * block;
     return smaller(most, round_up(divide_up(p->n_inner, divide_up(p->n_inner, most)), block));
 }
