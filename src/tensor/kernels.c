@@ -145,7 +145,7 @@ INLINE void gemm_columns(size_t most, size_t vectors, float *c, size_t ldc, cons
 {
 #define ROWS(n)                                                                                                                    \
     case n:                                                                                                                        \
-        if (n <= most) gemm_block(n, vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);                               \
+        if ((n) <= most) gemm_block((n), vectors, c, ldc, a, a_row, a_col, b, ldb, k, tail, accumulate);                           \
         break;
     for (size_t blocks = (m + most - 1) / most, rows; m > 0; blocks--, m -= rows, c += rows * ldc, a += rows * a_row) {
         rows = (m + blocks - 1) / blocks;
