@@ -1,4 +1,4 @@
-/* test_attention.c: attention over token trees against plain loops in double, with finite shapes at every border there is: between
+/* test_attention.c: attention over token trees against plain loops in double, at every border there is: between
  * spans, between blocks of keys, between tiles, and where a few queries' keys are split. */
 #include <float.h>
 #include <math.h>
@@ -32,6 +32,7 @@ typedef struct attention_case {
         9, 3, 64, 0.125f                                                                                                           \
     }
 static const attention_case cases[] = {
+    {"no query", {{-1, 5}}, 5, 1, SMALL},
     {"one row", {{-1, 1}}, 0, 1, SMALL},
     {"two rows, one head of 3 numbers", {{-1, 2}}, 0, 1, {1, 1, 3, 0.6f}},
     {"a run as long as a tile", {{-1, 64}}, 0, 1, SMALL},

@@ -14,6 +14,19 @@ static size_t count_path(const sp_tree *tree, size_t run)
     return n;
 }
 
+/* Spans that stand behind each other are one: a template behind its prompt, a path that never branched. Returns how many are left.
+ */
+static size_t join_neighbours(sp_span *spans, size_t n)
+{
+    size_t last = 0;
+    for (size_t s = 1; s < n; s++)
+        if (spans[last].first_row + spans[last].n_rows == spans[s].first_row)
+            spans[last].n_rows += spans[s].n_rows;
+        else
+            spans[++last] = spans[s];
+    return last + 1;
+}
+
 static sp_status fill_tile(sp_query_tile *tile, const sp_tree *tree, size_t run, const size_t *rows, size_t first_query, size_t n,
                            sp_arena *arena)
 {
@@ -24,6 +37,7 @@ static sp_status fill_tile(sp_query_tile *tile, const sp_tree *tree, size_t run,
     spans[n_spans - 1] = (sp_span){tree->runs[run].first_row, last_row - tree->runs[run].first_row + 1};
     for (size_t s = n_spans - 1; s-- > 0; above = tree->runs[above].parent)
         spans[s] = (sp_span){tree->runs[above].first_row, tree->runs[above].n_rows};
+    n_spans = join_neighbours(spans, n_spans);
     *tile = (sp_query_tile){first_query, n, spans, n_spans, sp_tree_position(tree, run, last_row) + 1};
     return SP_OK;
 }

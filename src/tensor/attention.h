@@ -32,7 +32,7 @@ typedef struct sp_span {
 } sp_span;
 
 /* Neighbouring queries of one run, computed together: first_query .. + n_queries of the plan's query_rows.
- * spans: the path, own run last; the last span ends at the tile's last query. */
+ * spans: the path, own run last, neighbours in the tree as one; the last span ends at the tile's last query. */
 typedef struct sp_query_tile {
     size_t first_query, n_queries;
     const sp_span *spans;
@@ -50,14 +50,15 @@ typedef struct sp_attention_plan {
 
 /* out (n_queries, n_head * d_head) written: softmax(scale q k^T) v.  q rows stand ldq apart.
  * lse (n_queries, n_head) written where not NULL: ln sum exp of the scores, which backward reads.
- * Parallel over tiles and key heads; the bytes do not depend on the number of threads. Scratch is given back. */
+ * Parallel over tiles and key heads, and over parts of the keys where tiles are few and long; the bytes do not depend on the
+ * number of threads. Scratch is given back. */
 sp_status sp_attention_forward(float *out, float *lse, const float *q, size_t ldq, const sp_attention_plan *plan,
                                const sp_keys *keys, const sp_attention_shape *shape, sp_arena *scratch);
 
 /* With p = softmax(s), dp = dout v^T:  dv += p^T dout,  ds = p (dp - sum(dout * out)),  dq = scale ds k,  dk += scale ds^T q.
  *   dq (n_queries, ..) written, rows lddq apart;  dk, dv (n_rows, n_head_kv * d_head) written, rows lddkv apart
- * Weights are computed again from lse. Each thread sums into its own dk and dv, added in order: the same bytes each time for one
- * number of threads. */
+ * Weights are computed again from lse. Parallel over key heads and over neighbouring tiles, at most eight lots of them, each with
+ * sums of its own for dk and dv, which are added in order: the bytes do not depend on the number of threads. */
 sp_status sp_attention_backward(float *dq, size_t lddq, float *dk, float *dv, size_t lddkv, const float *dout, const float *out,
                                 const float *lse, const float *q, size_t ldq, const sp_attention_plan *plan, const sp_keys *keys,
                                 const sp_attention_shape *shape, sp_arena *scratch);
