@@ -46,14 +46,16 @@ static void turn_back(sp_projections *g, const sp_engine *engine, const sp_atten
     {
 #pragma omp for schedule(static)
         for (size_t i = 0; i < plan->n_queries; i++)
-            sp_rope_turn(g->q + i * g->ldq, m->rope, engine->positions[plan->query_rows[i]], m->n_head, m->d_head, -1);
+            sp_rope_turn(g->q + i * g->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head,
+                         m->d_head, -1);
 #pragma omp for schedule(static)
         for (size_t r = 0; r < engine->n; r++)
             sp_rope_turn(g->kv + r * g->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
     }
 }
 
-/* From dx of x_mid to the gradients of queries, keys and values before RoPE. */
+/* From dx of x_mid to the gradients of queries, keys and values before RoPE; those of keys and values that were given stand above.
+ */
 static sp_status attention_backward(sp_projections *g, const float *dx, const sp_layer_state *state, sp_engine *engine,
                                     size_t layer, const sp_layer_weights *w)
 {
@@ -62,13 +64,14 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
     float *dattended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
     if (!dattended) return SP_ERR_MEMORY;
-    sp_status st = sp_projections_allocate(g, engine, layer);
+    sp_status st = sp_projections_allocate(g, engine, layer, engine->n_given);
     if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, &w->out, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
+    float *dkv = g->kv - engine->n_given * g->ldkv; /* of the tree's first row */
     double begin = sp_seconds();
-    st = sp_attention_backward(g->q, g->ldq, g->kv, g->kv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
+    st = sp_attention_backward(g->q, g->ldq, dkv, dkv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
                                state->ldq, plan, &keys, &shape, engine->arena);
     sp_profile_add_region(SP_PART_ATTENTION, begin);
     if (!st) turn_back(g, engine, plan);
@@ -105,25 +108,38 @@ static sp_status input_gradient_read(float *dx_in, const float *dx, const sp_pro
     if (!st) st = sp_linear_backward(dread, d, g->q, g->ldq, &q, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     memset(dx_in, 0, n_needed * d * sizeof *dx_in);
-    for (size_t i = 0; i < plan->n_queries && plan->query_rows[i] < n_needed; i++) {
-        memcpy(dx_in + plan->query_rows[i] * d, dx + i * d, d * sizeof *dx);
-        for (size_t j = 0; j < d; j++) dnormed[plan->query_rows[i] * d + j] += dread[i * d + j];
+    for (size_t i = 0; i < plan->n_queries; i++) {
+        size_t row = plan->query_rows[i] - engine->first_row;
+        if (row >= n_needed) break;
+        memcpy(dx_in + row * d, dx + i * d, d * sizeof *dx);
+        for (size_t j = 0; j < d; j++) dnormed[row * d + j] += dread[i * d + j];
     }
     normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
     return SP_OK;
 }
 
-/* dx (n_queries, d), the gradient of a layer's output, is used up; dx_in gets that of its input. */
-static sp_status layer_backward(float *dx_in, float *dx, sp_engine *engine, size_t layer)
+/* How many rows' gradients of a layer's input somebody needs: embeddings of tokens are frozen, and nothing lies below what was
+ * given. */
+static size_t count_needed(const sp_engine *engine, size_t layer)
+{
+    if (layer > 0) return engine->n;
+    return engine->n_given ? 0 : engine->n_prompt;
+}
+
+/* dx (n_queries, d), the gradient of a layer's output, is used up; dx_in gets that of its input, d_prompt that of keys and values
+ * that were given. */
+static sp_status layer_backward(float *dx_in, float *d_prompt, float *dx, sp_engine *engine, size_t layer)
 {
     const sp_layer_state *state = &engine->layers[layer];
-    size_t n_needed = layer == 0 ? engine->n_prompt : engine->n; /* embeddings of tokens are frozen */
+    size_t n_needed = count_needed(engine, layer);
     sp_layer_weights weights;
     sp_weights_get_layer(&weights, engine->model, layer);
     sp_projections g;
     sp_status st = feed_forward_backward(dx, state, engine, &weights, sp_layer_plan(engine, layer)->n_queries);
     if (!st) st = attention_backward(&g, dx, state, engine, layer, &weights);
     if (st) return st;
+    if (engine->n_given) sp_given_gradient(d_prompt, engine, layer, g.kv - engine->n_given * g.ldkv, g.ldkv);
+    if (n_needed == 0) return SP_OK;
     return sp_is_last_layer(engine, layer) ? input_gradient_read(dx_in, dx, &g, state, engine, &weights, n_needed)
                                            : input_gradient_all(dx_in, dx, &g, state, engine, &weights, n_needed);
 }
@@ -139,13 +155,13 @@ sp_status sp_backward_layers(float *d_prompt, sp_engine *engine)
     normalise_backward(dx, engine->dnormed, engine->hidden, m->output_norm_f32, engine->rrms_hidden, n_read, d);
     for (size_t l = m->n_layer; l-- > 0;) {
         sp_arena_mark mark = sp_arena_get_mark(engine->arena);
-        sp_status st = layer_backward(dx_in, dx, engine, l);
+        sp_status st = layer_backward(dx_in, d_prompt, dx, engine, l);
         if (st) return st;
         sp_arena_reset(engine->arena, mark);
         float *swapped = dx;
         dx = dx_in;
         dx_in = swapped;
     }
-    for (size_t i = 0; i < engine->n_prompt * d; i++) d_prompt[i] += dx[i];
+    for (size_t i = 0; i < count_needed(engine, 0) * d; i++) d_prompt[i] += dx[i];
     return SP_OK;
 }

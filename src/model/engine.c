@@ -66,7 +66,7 @@ static sp_status grow_store(sp_layer_store *store, size_t kv_dim, size_t n_kept,
 }
 
 /* Each layer grows for itself: where memory ends in the middle, the others hold what they held, and the next try goes on. */
-static sp_status reserve_stores(sp_engine *engine, size_t n_rows, size_t n_kept)
+sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept)
 {
     sp_status st = SP_OK;
     for (size_t l = 0; l < engine->model->n_layer && !st; l++) {
@@ -143,8 +143,10 @@ static sp_status leave(int n_callers, sp_status st)
 static sp_status forward(sp_engine *engine, const sp_pass *pass)
 {
     sp_status st;
-    if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row > 0))
-        return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and start at row 0 where backward is to follow");
+    if (pass->first_row == 0) engine->n_given = 0;
+    if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row != engine->n_given))
+        return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and all that were not given where backward is to "
+                                        "follow");
     sp_arena_reset(engine->arena, (sp_arena_mark){0});
     engine->tree = pass->tree;
     engine->first_row = pass->first_row;
@@ -152,7 +154,7 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
     engine->n_prompt = count_prompt_rows(engine);
     engine->dnormed = NULL;
     if ((st = check_read_rows(pass)) || (st = find_positions(engine)) || (st = make_plans(engine, pass))) return st;
-    if ((st = reserve_stores(engine, pass->tree->n_rows, pass->first_row))) return st;
+    if ((st = sp_engine_reserve(engine, pass->tree->n_rows, pass->first_row))) return st;
     return sp_forward_layers(engine, pass);
 }
 

@@ -31,19 +31,22 @@ static void gather_queries(float *out, const float *x, const sp_engine *engine, 
         memcpy(out + i * d, x + (plan->query_rows[i] - engine->first_row) * d, d * sizeof *x);
 }
 
-sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer)
+sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer, size_t n_above)
 {
-    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model), n = engine->n;
+    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model), n = n_above + engine->n;
     size_t n_queries = sp_layer_plan(engine, layer)->n_queries;
     if (!sp_is_last_layer(engine, layer)) {
         float *qkv = sp_arena_alloc(engine->arena, n * (q_dim + kv_width), sizeof(float));
+        if (!qkv) return SP_ERR_MEMORY;
+        qkv += n_above * (q_dim + kv_width);
         *out = (sp_projections){qkv, q_dim + kv_width, qkv + q_dim, q_dim + kv_width};
-        return qkv ? SP_OK : SP_ERR_MEMORY;
+        return SP_OK;
     }
     float *q = sp_arena_alloc(engine->arena, n_queries * q_dim, sizeof(float));
     float *kv = sp_arena_alloc(engine->arena, n * kv_width, sizeof(float));
-    *out = (sp_projections){q, q_dim, kv, kv_width};
-    return q && kv ? SP_OK : SP_ERR_MEMORY;
+    if (!q || !kv) return SP_ERR_MEMORY;
+    *out = (sp_projections){q, q_dim, kv + n_above * kv_width, kv_width};
+    return SP_OK;
 }
 
 static sp_status project_all(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed)
@@ -131,7 +134,7 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     float *rrms = sp_arena_alloc(engine->arena, engine->n, sizeof(float));
     float *x_mid = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     sp_projections p;
-    sp_status st = rrms && x_mid ? sp_projections_allocate(&p, engine, layer) : SP_ERR_MEMORY;
+    sp_status st = rrms && x_mid ? sp_projections_allocate(&p, engine, layer, 0) : SP_ERR_MEMORY;
     if (!st) st = project(&p, rrms, state->x, engine, layer, w, plan);
     if (st) return st;
     turn_and_store(engine, layer, &p, plan);

@@ -75,7 +75,7 @@ static inline sp_attention_shape sp_model_attention_shape(const sp_model *model)
 sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const size_t *rows, size_t n_rows, size_t heads_per_key,
                             sp_arena *arena);
 
-/* ---- engine.c, forward.c, backward.c ---- */
+/* ---- engine.c, forward.c, backward.c, given.c ---- */
 
 typedef struct sp_layer_state { /* what a layer's backward reads */
     const float *x;             /* (n, d_model) its input */
@@ -103,7 +103,8 @@ struct sp_engine {
     /* The present pass. */
     const sp_tree *tree;
     size_t first_row, n;         /* rows computed: first_row .. first_row + n */
-    size_t n_prompt;             /* of them virtual tokens, at the start */
+    size_t n_prompt;             /* of the tree's rows virtual tokens, at the start */
+    size_t n_given;              /* rows whose keys and values were given: first_row where backward is to follow, or 0 */
     size_t *positions;           /* (n) */
     sp_attention_plan plan;      /* of every row */
     sp_attention_plan read_plan; /* of the rows that are read: all that the last layer computes behind its keys */
@@ -113,7 +114,7 @@ struct sp_engine {
     float *dnormed;              /* (n_read, d_model): where backward starts; NULL before cross_entropy */
 };
 
-/* One layer's queries, keys and values, or their gradients. */
+/* One layer's queries, keys and values of the rows computed, or their gradients. */
 typedef struct sp_projections {
     float *q; /* (n_queries, q_dim), rows ldq apart */
     size_t ldq;
@@ -122,8 +123,14 @@ typedef struct sp_projections {
 } sp_projections;
 
 /* Side by side in one matrix, as one product with the fused weights gives them; in the last layer, where only the rows that are
- * read are queries, in two. Both are the arena's. */
-sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer);
+ * read are queries, in two. Both are the arena's. n_above: rows of keys and values that stand before kv. */
+sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t layer, size_t n_above);
+
+/* Room for keys and values of n_rows, keeping the first n_kept. On failure all is kept that was there. */
+sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept);
+
+/* d_prompt += the gradient of one layer's given keys and values: dkv (n_given, 2 kv_dim), rows ldkv apart, as the store has them */
+void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, const float *dkv, size_t ldkv);
 
 /* Both leave the message set when they fail. */
 sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass);

@@ -1,0 +1,71 @@
+/* given.c: keys and values of the root's rows, given and not computed: how a prefix or a cartridge is a prompt.
+ *
+ * Outside the engine they stand as PEFT saves them, a virtual token a row: column ((2 l + s) n_head_kv + h) d_head + i is
+ * dimension i of head h in layer l, s = 0 of the key, 1 of the value. Numbers only change their places, so that what was loaded is
+ * what is saved, bit for bit. */
+#include <string.h>
+
+#include "base/status.h"
+#include "model/internal.h"
+
+/* Where the engine has dimension i of a head's key: transformers turns (i, i + d_head / 2) together, llama GGUF files (2i, 2i + 1).
+ */
+static size_t key_dimension(const sp_model *m, size_t i)
+{
+    size_t half = m->d_head / 2;
+    return i < half ? 2 * i : 2 * (i - half) + 1;
+}
+
+static size_t given_width(const sp_model *m)
+{
+    return 2 * m->n_layer * sp_model_kv_dim(m);
+}
+
+sp_status sp_engine_set_keys_values(sp_engine *engine, const float *keys_values, size_t n)
+{
+    const sp_model *m = engine->model;
+    const size_t kv_dim = sp_model_kv_dim(m), width = given_width(m), d_head = m->d_head;
+    engine->n_given = 0;
+    sp_status st = sp_engine_reserve(engine, n, 0);
+    if (st) return st;
+    for (size_t l = 0; l < m->n_layer; l++) {
+        const sp_layer_store *store = &engine->stores[l];
+        const float *keys = keys_values + 2 * l * kv_dim;
+        for (size_t r = 0; r < n; r++) memcpy(store->v + r * kv_dim, keys + kv_dim + r * width, kv_dim * sizeof(float));
+        for (size_t first = 0; first < kv_dim; first += d_head)
+            for (size_t i = 0; i < d_head; i++) {
+                float *row = store->kt + (first + key_dimension(m, i)) * store->ld;
+                for (size_t r = 0; r < n; r++) row[r] = keys[r * width + first + i];
+            }
+    }
+    engine->n_given = n;
+    return SP_OK;
+}
+
+void sp_engine_get_keys_values(float *keys_values, const sp_engine *engine, size_t n)
+{
+    const sp_model *m = engine->model;
+    const size_t kv_dim = sp_model_kv_dim(m), width = given_width(m), d_head = m->d_head;
+    for (size_t l = 0; l < m->n_layer; l++) {
+        const sp_layer_store *store = &engine->stores[l];
+        float *keys = keys_values + 2 * l * kv_dim;
+        for (size_t r = 0; r < n; r++) memcpy(keys + kv_dim + r * width, store->v + r * kv_dim, kv_dim * sizeof(float));
+        for (size_t first = 0; first < kv_dim; first += d_head)
+            for (size_t i = 0; i < d_head; i++) {
+                const float *row = store->kt + (first + key_dimension(m, i)) * store->ld;
+                for (size_t r = 0; r < n; r++) keys[r * width + first + i] = row[r];
+            }
+    }
+}
+
+void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, const float *dkv, size_t ldkv)
+{
+    const sp_model *m = engine->model;
+    const size_t kv_dim = sp_model_kv_dim(m), width = given_width(m), d_head = m->d_head;
+    for (size_t r = 0; r < engine->n_given; r++, dkv += ldkv) {
+        float *d_keys = d_prompt + r * width + 2 * layer * kv_dim, *d_values = d_keys + kv_dim;
+        for (size_t first = 0; first < kv_dim; first += d_head)
+            for (size_t i = 0; i < d_head; i++) d_keys[first + i] += dkv[first + key_dimension(m, i)];
+        for (size_t i = 0; i < kv_dim; i++) d_values[i] += dkv[kv_dim + i];
+    }
+}
