@@ -68,8 +68,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
     sp_status st = sp_prompt_load(&prompt, dir);
     check_message(st);
     if (st) return 0;
-    const float *values = sp_prompt_embeddings(prompt);
-    for (size_t i = 0; i < sp_prompt_num_virtual_tokens(prompt) * sp_prompt_d_model(prompt); i++)
+    const float *values = sp_prompt_weights(prompt);
+    for (size_t i = 0; i < sp_prompt_num_virtual_tokens(prompt) * sp_prompt_width(prompt); i++)
         if (values[i] - values[i] != 0) abort(); /* only finite numbers come through */
     if (sp_prompt_num_frozen_tokens(prompt) > sp_prompt_num_virtual_tokens(prompt)) abort();
     sp_prompt_free(prompt);

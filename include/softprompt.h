@@ -219,6 +219,13 @@ typedef struct sp_task {
 
 typedef struct sp_prompt sp_prompt;
 
+/* What gives the prompt's rows their keys and values. */
+typedef enum sp_method {
+    SP_METHOD_PROMPT,   /* PROMPT_TUNING: embeddings, pushed through the model */
+    SP_METHOD_PREFIX,   /* PREFIX_TUNING: keys and values of every layer themselves */
+    SP_METHOD_CARTRIDGE /* CARTRIDGE: the same, the first ones frozen */
+} sp_method;
+
 typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
 typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
 
@@ -243,10 +250,21 @@ SP_API void sp_prompt_free(sp_prompt *prompt);
  * one, is a warning: model names are no evidence. Every call that takes both checks the shape itself. */
 SP_API sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger);
 
+SP_API sp_method sp_prompt_method(const sp_prompt *prompt); /* of PEFT's P_TUNING adapters: PROMPT, which their output is */
 SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone: 1 with a sink */
-SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);
-SP_API float *sp_prompt_embeddings(sp_prompt *prompt); /* (num_virtual_tokens, d_model), belongs to the prompt, may be written */
+
+/* What training moves: (num_virtual_tokens, width), a virtual token a row. It belongs to the prompt and may be written.
+ *   embeddings    width d_model; NULL with other methods
+ *   keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves them: column ((2 l + s) * n_head_kv + h) * d_head + i is
+ *                 dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys are as attention reads them, behind RoPE
+ *                 (none is applied to them), halves split as in transformers. NULL with method PROMPT
+ *   weights       either of the two, never NULL */
+SP_API size_t sp_prompt_width(const sp_prompt *prompt);
+SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
+SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
+SP_API float *sp_prompt_weights(sp_prompt *prompt);
+SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);      /* 0: not told by keys and values */
 SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
 
 /* ---- the engine at its plainest: loss and gradient ----------------------------------------------------------- */
@@ -259,8 +277,8 @@ typedef struct sp_example {
 
 /* loss = mean over examples of the mean over answer tokens of -ln p(token | prompt, tokens before), in nats.
  * One packed pass: the prompt's rows and every shared prefix are computed once. `prompt` may be NULL when `gradient` is.
- *   gradient   (num_virtual_tokens, d_model) written: dloss/dembeddings, frozen rows zero; NULL: not computed
- * An answer that starts an example needs a prompt in front. */
+ *   gradient   (num_virtual_tokens, sp_prompt_width) written: dloss/dweights, frozen rows zero; NULL: not computed
+ * An answer that starts an example needs a prompt of embeddings in front. */
 SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
                          size_t n_examples);
 

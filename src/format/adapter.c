@@ -14,10 +14,10 @@ static const struct {
 } methods[] = {
     {"PROMPT_TUNING", "prompt", true},
     {"P_TUNING", "ptuning", true},
-    {"PREFIX_TUNING", "prefix", false},
+    {"PREFIX_TUNING", "prefix", true},
+    {"CARTRIDGE", "cartridge", true},
     {"MULTITASK_PROMPT_TUNING", "multitask", false},
     {"CPT", "cpt", false},
-    {"CARTRIDGE", "cartridge", false},
 };
 enum { N_METHODS = sizeof methods / sizeof methods[0] };
 

@@ -22,23 +22,19 @@ struct sp_session {
     bool has_logits; /* they belong to the last token */
 };
 
-static sp_status check_shape(const sp_model *model, const sp_prompt *prompt)
-{
-    if (sp_prompt_d_model(prompt) == sp_model_d_model(model)) return SP_OK;
-    return sp_fail(SP_ERR_MISMATCH,
-                   "the prompt's vectors have %zu dimensions, the model's %zu; use the model that it was trained on",
-                   sp_prompt_d_model(prompt), sp_model_d_model(model));
-}
-
 /* Keys and values of the prompt; nobody reads its logits. */
 static sp_status compute_prompt(sp_session *session, const sp_prompt *prompt)
 {
     size_t root;
-    sp_status st = check_shape(session->model, prompt);
+    /* The accessors give rows that may be written and so take no const; here they are only read. */
+    sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
+    sp_status st = sp_prompt_check(prompt, session->model, NULL);
     if (!st) st = sp_tree_add_prompt(&root, &session->tree, sp_prompt_num_virtual_tokens(prompt));
     if (st) return st;
     session->n_prompt = session->tree.n_rows;
-    sp_pass pass = {.tree = &session->tree, .prompt = sp_prompt_embeddings((sp_prompt *)(uintptr_t)prompt)};
+    if (sp_prompt_keys_values(rows))
+        return sp_engine_set_keys_values(session->engine, sp_prompt_keys_values(rows), session->n_prompt);
+    sp_pass pass = {.tree = &session->tree, .prompt = sp_prompt_embeddings(rows)};
     return sp_engine_forward(session->engine, &pass);
 }
 

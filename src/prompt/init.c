@@ -144,8 +144,8 @@ sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prom
     if (!st) st = sp_prompt_allocate(&p, n, sp_model_d_model(model));
     if (st) return st;
     p->num_frozen_tokens = options->sink == SP_SINK_BOS ? 1 : 0;
-    float *learnt = p->embeddings + p->num_frozen_tokens * p->d_model;
-    if (p->num_frozen_tokens && (st = init_sink(p->embeddings, model))) goto fail;
+    float *learnt = p->weights + p->num_frozen_tokens * p->width;
+    if (p->num_frozen_tokens && (st = init_sink(p->weights, model))) goto fail;
     if ((st = init_rows(learnt, n - p->num_frozen_tokens, model, options))) goto fail;
     if ((st = record_origin(p, model, options))) goto fail;
     *out = p;

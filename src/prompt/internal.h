@@ -5,13 +5,14 @@
 #include "prompt/prompt.h"
 
 struct sp_prompt {
-    size_t num_virtual_tokens, d_model;
+    sp_method method;
+    size_t num_virtual_tokens, width;
     size_t num_frozen_tokens; /* leading rows that training leaves alone */
-    float *embeddings;        /* (num_virtual_tokens, d_model) */
+    float *weights;           /* (num_virtual_tokens, width): embeddings, or keys and values in PEFT's layout */
     sp_task *task;            /* NULL: none */
 
     /* What adapter_config.json tells of it. Numbers and strings that an adapter left out are 0 and NULL. */
-    size_t n_layer, n_head;
+    size_t n_layer, n_head; /* n_head: of keys and values where the prompt consists of them */
     sp_init init;
     char *init_text;  /* with SP_INIT_TEXT */
     char *base_model; /* a name: no evidence */
@@ -21,7 +22,15 @@ struct sp_prompt {
 };
 
 /* A prompt of zeros; at least one row and one column. */
-sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t d_model);
+sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width);
+
+/* Does it consist of keys and values? */
+static inline bool sp_prompt_is_given(const sp_prompt *prompt)
+{
+    return prompt->method != SP_METHOD_PROMPT;
+}
+
+extern const char *const sp_peft_types[3]; /* by sp_method: adapter_config.json's "peft_type" */
 
 /* Names in files: an initialisation as PEFT and as softprompt.json write it. */
 typedef struct sp_init_name {

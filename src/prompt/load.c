@@ -15,7 +15,9 @@
 static sp_status check_config(const sp_adapter *a)
 {
     if (!sp_adapter_is_runnable(a->peft_type))
-        return sp_fail(SP_ERR_UNSUPPORTED, "%s: peft_type %.64s is not run by this version; it runs PROMPT_TUNING and P_TUNING",
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "%s: peft_type %.64s is not run by this version; it runs PROMPT_TUNING, P_TUNING, PREFIX_TUNING "
+                       "and CARTRIDGE",
                        a->config_path, a->peft_type);
     if (a->num_transformer_submodules > 1)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: a prompt for %zu submodules (encoder and decoder); only decoders are run",
@@ -23,11 +25,31 @@ static sp_status check_config(const sp_adapter *a)
     return SP_OK;
 }
 
+static sp_method method_of(const sp_adapter *a)
+{
+    if (strcmp(a->peft_type, sp_peft_types[SP_METHOD_PREFIX]) == 0) return SP_METHOD_PREFIX;
+    if (strcmp(a->peft_type, sp_peft_types[SP_METHOD_CARTRIDGE]) == 0) return SP_METHOD_CARTRIDGE;
+    return SP_METHOD_PROMPT; /* P_TUNING's tensor is its encoder's output */
+}
+
 static sp_status check_length(const sp_adapter *a, const char *field, size_t expected, uint64_t found)
 {
     if (expected == 0 || expected == found) return SP_OK;
     return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " has %" PRIu64 " where \"%s\" in " SP_ADAPTER_CONFIG " says %zu",
                    a->tensors_path, found, field, expected);
+}
+
+/* Rows of keys and values: a key and a value of token_dim numbers for every layer. */
+static sp_status check_keys_values(const sp_adapter *a, uint64_t width)
+{
+    const uint64_t n_vectors = a->num_layers > UINT64_MAX / 2 ? UINT64_MAX : 2 * (uint64_t)a->num_layers;
+    const uint64_t token_dim = n_vectors ? width / n_vectors : a->token_dim;
+    if (n_vectors && (width % n_vectors || width < n_vectors))
+        return sp_fail(SP_ERR_FORMAT,
+                       "%s: tensor " SP_PROMPT_TENSOR " has %" PRIu64 " columns: no keys and values of the %zu layers that "
+                       "\"num_layers\" in " SP_ADAPTER_CONFIG " says",
+                       a->tensors_path, width, a->num_layers);
+    return check_length(a, "token_dim", a->token_dim, token_dim);
 }
 
 static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
@@ -38,20 +60,21 @@ static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
         return sp_fail(SP_ERR_FORMAT, "%s: no tensor " SP_PROMPT_TENSOR " (of %zu): not the weights of a %.64s adapter",
                        a->tensors_path, sp_safetensors_n_tensors(a->tensors), a->peft_type);
     if (t->n_dims != 2 || t->shape[0] == 0 || t->shape[1] == 0)
-        return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " is not of shape (num_virtual_tokens, token_dim)",
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " is not a matrix with a row for each virtual token",
                        a->tensors_path);
     if ((st = check_length(a, "num_virtual_tokens", a->num_virtual_tokens, t->shape[0]))) return st;
-    return check_length(a, "token_dim", a->token_dim, t->shape[1]);
+    return method_of(a) == SP_METHOD_PROMPT ? check_length(a, "token_dim", a->token_dim, t->shape[1])
+                                            : check_keys_values(a, t->shape[1]);
 }
 
-static sp_status read_embeddings(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
+static sp_status read_weights(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
 {
-    const size_t n = p->num_virtual_tokens * p->d_model;
-    sp_status st = sp_safetensors_read_f32(p->embeddings, a->tensors, t, 0, n);
+    const size_t n = p->num_virtual_tokens * p->width;
+    sp_status st = sp_safetensors_read_f32(p->weights, a->tensors, t, 0, n);
     for (size_t i = 0; i < n && !st; i++)
-        if (!isfinite(p->embeddings[i]))
-            st = sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR ": row %zu, column %zu is %f", a->tensors_path,
-                         i / p->d_model, i % p->d_model, (double)p->embeddings[i]);
+        if (!isfinite(p->weights[i]))
+            st = sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR ": row %zu, column %zu is %f", a->tensors_path, i / p->width,
+                         i % p->width, (double)p->weights[i]);
     return st;
 }
 
@@ -61,22 +84,41 @@ static sp_status copy_string(char **out, const char *text)
     return sp_fail_no_memory(strlen(text) + 1);
 }
 
-/* How the prompt began, as PEFT says it; an initialisation that we do not know counts as random. */
-static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
+static sp_status read_frozen(sp_prompt *p, const json_t *object, const char *path, size_t fallback)
+{
+    p->num_frozen_tokens = fallback;
+    sp_status st = sp_json_get_size(&p->num_frozen_tokens, object, "num_frozen_tokens", path);
+    if (!st && p->num_frozen_tokens > p->num_virtual_tokens)
+        st = sp_fail(SP_ERR_FORMAT, "%s: \"num_frozen_tokens\" is %zu of %zu virtual tokens", path, p->num_frozen_tokens,
+                     p->num_virtual_tokens);
+    return st;
+}
+
+/* How the prompt began; an initialisation that we do not know counts as random, as does a text that is not told. */
+static sp_status read_init(sp_prompt *p, const json_t *object, const char *key, const char *text_key, const char *path)
 {
     const char *init = NULL, *text = NULL;
-    sp_status st;
-    if ((st = sp_json_get_string(&init, a->config, "prompt_tuning_init", a->config_path)) ||
-        (st = sp_json_get_string(&text, a->config, "prompt_tuning_init_text", a->config_path)))
-        return st;
+    sp_status st = sp_json_get_string(&init, object, key, path);
+    if (!st) st = sp_json_get_string(&text, object, text_key, path);
+    if (st) return st;
     p->init = SP_INIT_RANDOM;
     for (int i = 0; init && i < 3; i++)
-        if (strcmp(init, sp_init_names[i].peft) == 0) p->init = (sp_init)i;
+        if (strcmp(init, sp_init_names[i].peft) == 0 || strcmp(init, sp_init_names[i].own) == 0) p->init = (sp_init)i;
     if (p->init == SP_INIT_TEXT && !text) p->init = SP_INIT_RANDOM; /* what PEFT would not load again */
+    return p->init == SP_INIT_TEXT ? copy_string(&p->init_text, text) : SP_OK;
+}
+
+static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
+{
+    sp_status st = SP_OK;
     p->n_layer = a->num_layers;
     p->n_head = a->num_attention_heads;
-    if ((st = copy_string(&p->base_model, a->base_model))) return st;
-    return p->init == SP_INIT_TEXT ? copy_string(&p->init_text, text) : SP_OK;
+    if (p->method == SP_METHOD_PROMPT)
+        st = read_init(p, a->config, "prompt_tuning_init", "prompt_tuning_init_text", a->config_path);
+    else
+        p->init = SP_INIT_RANDOM;
+    if (!st && p->method == SP_METHOD_CARTRIDGE) st = read_frozen(p, a->config, a->config_path, 1);
+    return st ? st : copy_string(&p->base_model, a->base_model);
 }
 
 /* ---- softprompt.json ------------------------------------------------------------------------------------------ */
@@ -98,11 +140,9 @@ static sp_status read_method(sp_prompt *p, const sp_adapter *a)
 {
     json_t *method = NULL;
     sp_status st = sp_json_get_object(&method, a->own, "method", a->own_path);
-    if (!st) st = sp_json_get_size(&p->num_frozen_tokens, method, "num_frozen_tokens", a->own_path);
-    if (!st && p->num_frozen_tokens > p->num_virtual_tokens)
-        st = sp_fail(SP_ERR_FORMAT, "%s: \"num_frozen_tokens\" is %zu of %zu virtual tokens", a->own_path, p->num_frozen_tokens,
-                     p->num_virtual_tokens);
-    return st;
+    if (!st) st = read_frozen(p, method, a->own_path, p->num_frozen_tokens);
+    if (st || p->method == SP_METHOD_PROMPT) return st;
+    return read_init(p, method, "init", "init_text", a->own_path); /* PEFT has no fields for it in these */
 }
 
 static sp_status read_verbalizer(sp_verbalizer *out, const json_t *entry, const char *path)
@@ -186,7 +226,8 @@ sp_status sp_prompt_load(sp_prompt **out, const char *dir)
     if (st) return st;
     if ((st = check_config(a)) || (st = find_tensor(&tensor, a))) goto done;
     if ((st = sp_prompt_allocate(&p, tensor->shape[0], tensor->shape[1]))) goto done;
-    if ((st = read_embeddings(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
+    p->method = method_of(a);
+    if ((st = read_weights(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
     *out = p;
     p = NULL;
 done:

@@ -1,4 +1,4 @@
-/* prompt.c: the soft prompt itself: rows of embeddings, the task that they were trained for, the model that they belong to. */
+/* prompt.c: the soft prompt itself: its rows, the task that they were trained for, the model that they belong to. */
 #include "prompt/prompt.h"
 
 #include <stdlib.h>
@@ -9,19 +9,19 @@
 #include "prompt/internal.h"
 #include "prompt/task.h"
 
-sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t d_model)
+sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width)
 {
     size_t n_bytes;
     *out = NULL;
-    if (__builtin_mul_overflow(num_virtual_tokens, d_model, &n_bytes) || __builtin_mul_overflow(n_bytes, sizeof(float), &n_bytes))
+    if (__builtin_mul_overflow(num_virtual_tokens, width, &n_bytes) || __builtin_mul_overflow(n_bytes, sizeof(float), &n_bytes))
         return sp_fail_no_memory(SIZE_MAX);
     sp_prompt *p = calloc(1, sizeof *p);
-    if (!p || !(p->embeddings = calloc(1, n_bytes))) {
+    if (!p || !(p->weights = calloc(1, n_bytes))) {
         sp_prompt_free(p);
         return sp_fail_no_memory(n_bytes);
     }
     p->num_virtual_tokens = num_virtual_tokens;
-    p->d_model = d_model;
+    p->width = width;
     *out = p;
     return SP_OK;
 }
@@ -30,7 +30,7 @@ void sp_prompt_free(sp_prompt *prompt)
 {
     if (!prompt) return;
     sp_task_free(prompt->task);
-    free(prompt->embeddings);
+    free(prompt->weights);
     free(prompt->init_text);
     free(prompt->base_model);
     free(prompt);
@@ -76,15 +76,36 @@ static const char *name_difference(const sp_fingerprint *a, const sp_fingerprint
     return "embeddings (another quantisation of one model differs in them too)";
 }
 
-sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger)
+/* Keys and values: as many layers and heads, where the adapter tells them, of as many numbers. */
+static sp_status check_keys_values(const sp_prompt *prompt, const sp_model *model)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, model);
+    const size_t width = 2 * info.n_layer * info.n_head_kv * info.d_head;
+    if (prompt->width == width && (prompt->n_layer == 0 || prompt->n_layer == info.n_layer) &&
+        (prompt->n_head == 0 || prompt->n_head == info.n_head_kv))
+        return SP_OK;
+    return sp_fail(SP_ERR_MISMATCH,
+                   "the prompt has %zu keys and values a virtual token (%zu layers, %zu heads; 0: not said), the model %zu (%zu, "
+                   "%zu): it was trained for another model; use that one, or train a prompt for this one",
+                   prompt->width, prompt->n_layer, prompt->n_head, width, info.n_layer, info.n_head_kv);
+}
+
+static sp_status check_shape(const sp_prompt *prompt, const sp_model *model)
 {
     const size_t d_model = sp_model_d_model(model);
-    if (prompt->d_model != d_model)
-        return sp_fail(SP_ERR_MISMATCH,
-                       "the prompt's vectors have %zu numbers, the model's embeddings %zu: it was trained for another model; "
-                       "use that one, or train a prompt for this one",
-                       prompt->d_model, d_model);
-    if (!prompt->has_fingerprint) return SP_OK;
+    if (sp_prompt_is_given(prompt)) return check_keys_values(prompt, model);
+    if (prompt->width == d_model) return SP_OK;
+    return sp_fail(SP_ERR_MISMATCH,
+                   "the prompt's vectors have %zu numbers, the model's embeddings %zu: it was trained for another model; "
+                   "use that one, or train a prompt for this one",
+                   prompt->width, d_model);
+}
+
+sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger)
+{
+    sp_status st = check_shape(prompt, model);
+    if (st || !prompt->has_fingerprint || !logger) return st; /* the fingerprint takes some ms */
     const sp_fingerprint fingerprint = sp_model_fingerprint(model);
     if (!same_fingerprint(&prompt->fingerprint, &fingerprint))
         sp_log(logger, SP_LOG_WARNING,
@@ -95,6 +116,10 @@ sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const 
 
 /* ---- accessors ----------------------------------------------------------------------------------------------- */
 
+sp_method sp_prompt_method(const sp_prompt *prompt)
+{
+    return prompt->method;
+}
 size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt)
 {
     return prompt->num_virtual_tokens;
@@ -103,13 +128,25 @@ size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt)
 {
     return prompt->num_frozen_tokens;
 }
-size_t sp_prompt_d_model(const sp_prompt *prompt)
+size_t sp_prompt_width(const sp_prompt *prompt)
 {
-    return prompt->d_model;
+    return prompt->width;
 }
 float *sp_prompt_embeddings(sp_prompt *prompt)
 {
-    return prompt->embeddings;
+    return sp_prompt_is_given(prompt) ? NULL : prompt->weights;
+}
+float *sp_prompt_keys_values(sp_prompt *prompt)
+{
+    return sp_prompt_is_given(prompt) ? prompt->weights : NULL;
+}
+float *sp_prompt_weights(sp_prompt *prompt)
+{
+    return prompt->weights;
+}
+size_t sp_prompt_d_model(const sp_prompt *prompt)
+{
+    return sp_prompt_is_given(prompt) ? 0 : prompt->width;
 }
 const sp_task *sp_prompt_task(const sp_prompt *prompt)
 {

@@ -1,6 +1,6 @@
-/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING.
+/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING, PREFIX_TUNING or CARTRIDGE.
  *
- *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, d_model) f32
+ *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, width) f32
  *   softprompt.json             ours: {"format_version", "library_version", "method", "task", "fingerprint"}
  *   adapter_config.json         the fields that PEFT_VERSION writes, in its order
  *
@@ -18,6 +18,12 @@
 #include "prompt/internal.h"
 
 #define PEFT_VERSION "0.21.2"
+
+const char *const sp_peft_types[3] = {
+    [SP_METHOD_PROMPT] = "PROMPT_TUNING",
+    [SP_METHOD_PREFIX] = "PREFIX_TUNING",
+    [SP_METHOD_CARTRIDGE] = "CARTRIDGE",
+};
 
 const sp_init_name sp_init_names[3] = {
     [SP_INIT_VOCAB] = {"SAMPLE_VOCAB", "vocab"},
@@ -41,16 +47,46 @@ static json_t *tokenizer_name(const sp_prompt *p)
     return p->base_model ? text_or_null(p->base_model) : json_string("unknown");
 }
 
-static json_t *build_config(const sp_prompt *p)
+static json_t *build_prompt_config(const sp_prompt *p)
 {
     const bool from_text = p->init == SP_INIT_TEXT;
     return json_pack("{s:n, s:o, s:b, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:s, s:o, s:n, s:s, s:I, s:n, s:o}", "auto_mapping",
                      "base_model_name_or_path", text_or_null(p->base_model), "inference_mode", 1, "modules_to_save",
                      "num_attention_heads", size_or_null(p->n_head), "num_layers", size_or_null(p->n_layer),
                      "num_transformer_submodules", 1, "num_virtual_tokens", (json_int_t)p->num_virtual_tokens, "peft_type",
-                     "PROMPT_TUNING", "peft_version", PEFT_VERSION, "prompt_tuning_init", sp_init_names[p->init].peft,
+                     sp_peft_types[p->method], "peft_version", PEFT_VERSION, "prompt_tuning_init", sp_init_names[p->init].peft,
                      "prompt_tuning_init_text", text_or_null(from_text ? p->init_text : NULL), "revision", "task_type", "CAUSAL_LM",
-                     "token_dim", (json_int_t)p->d_model, "tokenizer_kwargs", "tokenizer_name_or_path", tokenizer_name(p));
+                     "token_dim", (json_int_t)p->width, "tokenizer_kwargs", "tokenizer_name_or_path", tokenizer_name(p));
+}
+
+/* token_dim: numbers of one layer's key, as PEFT counts them under grouped-query attention. It is what PEFT writes for an encoder
+ * that is not there, too. */
+static json_t *build_prefix_config(const sp_prompt *p)
+{
+    const size_t token_dim = p->n_layer ? p->width / p->n_layer / 2 : 0;
+    return json_pack("{s:n, s:o, s:o, s:b, s:n, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:b, s:n, s:s, s:o}", "auto_mapping",
+                     "base_model_name_or_path", text_or_null(p->base_model), "encoder_hidden_size", size_or_null(token_dim),
+                     "inference_mode", 1, "init_weights", "modules_to_save", "num_attention_heads", size_or_null(p->n_head),
+                     "num_layers", size_or_null(p->n_layer), "num_transformer_submodules", 1, "num_virtual_tokens",
+                     (json_int_t)p->num_virtual_tokens, "peft_type", sp_peft_types[p->method], "peft_version", PEFT_VERSION,
+                     "prefix_projection", 0, "revision", "task_type", "CAUSAL_LM", "token_dim", size_or_null(token_dim));
+}
+
+static json_t *build_cartridge_config(const sp_prompt *p)
+{
+    const size_t token_dim = p->n_layer ? p->width / p->n_layer / 2 : 0;
+    return json_pack("{s:n, s:o, s:b, s:n, s:o, s:I, s:o, s:i, s:I, s:s, s:s, s:n, s:s, s:o}", "auto_mapping",
+                     "base_model_name_or_path", text_or_null(p->base_model), "inference_mode", 1, "modules_to_save",
+                     "num_attention_heads", size_or_null(p->n_head), "num_frozen_tokens", (json_int_t)p->num_frozen_tokens,
+                     "num_layers", size_or_null(p->n_layer), "num_transformer_submodules", 1, "num_virtual_tokens",
+                     (json_int_t)p->num_virtual_tokens, "peft_type", sp_peft_types[p->method], "peft_version", PEFT_VERSION,
+                     "revision", "task_type", "CAUSAL_LM", "token_dim", size_or_null(token_dim));
+}
+
+static json_t *build_config(const sp_prompt *p)
+{
+    if (p->method == SP_METHOD_PREFIX) return build_prefix_config(p);
+    return p->method == SP_METHOD_CARTRIDGE ? build_cartridge_config(p) : build_prompt_config(p);
 }
 
 static json_t *build_task(const sp_task *task)
@@ -71,9 +107,9 @@ static json_t *build_task(const sp_task *task)
 
 static json_t *build_method(const sp_prompt *p)
 {
-    return json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", "prompt", "num_virtual_tokens", (json_int_t)p->num_virtual_tokens,
-                     "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init", sp_init_names[p->init].own, "init_text",
-                     text_or_null(p->init_text));
+    return json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", sp_adapter_method(sp_peft_types[p->method]), "num_virtual_tokens",
+                     (json_int_t)p->num_virtual_tokens, "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init",
+                     sp_init_names[p->init].own, "init_text", text_or_null(p->init_text));
 }
 
 static json_t *build_fingerprint(const sp_prompt *p)
@@ -111,9 +147,9 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
         .name = SP_PROMPT_TENSOR,
         .type = SP_F32,
         .n_dims = 2,
-        .shape = {p->num_virtual_tokens, p->d_model},
-        .data = p->embeddings,
-        .n_bytes = p->num_virtual_tokens * p->d_model * sizeof(float),
+        .shape = {p->num_virtual_tokens, p->width},
+        .data = p->weights,
+        .n_bytes = p->num_virtual_tokens * p->width * sizeof(float),
     };
     char *path = sp_path_join(dir, SP_ADAPTER_TENSORS);
     if (!path) return SP_ERR_MEMORY;
@@ -125,10 +161,10 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
 /* A prompt that would not load again is not written over one that does. */
 static sp_status check_finite(const sp_prompt *p, const char *dir)
 {
-    for (size_t i = 0; i < p->num_virtual_tokens * p->d_model; i++)
-        if (!isfinite(p->embeddings[i]))
+    for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++)
+        if (!isfinite(p->weights[i]))
             return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: virtual token %zu holds %f; train with a lower learning rate", dir,
-                           i / p->d_model, (double)p->embeddings[i]);
+                           i / p->width, (double)p->weights[i]);
     return SP_OK;
 }
 

@@ -63,10 +63,10 @@ sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_promp
     if (!st) st = sp_scorer_create(&scorer, model);
     if (!st) {
         sp_scorer_set_prompt(scorer, prompt);
-        if (gradient) memset(gradient, 0, sp_prompt_num_virtual_tokens(prompt) * sp_prompt_d_model(prompt) * sizeof *gradient);
+        if (gradient) memset(gradient, 0, sp_prompt_num_virtual_tokens(prompt) * sp_prompt_width(prompt) * sizeof *gradient);
         st = sp_mean_loss(loss, gradient, scorer, items, n_examples, n_examples);
     }
-    if (!st && gradient) memset(gradient, 0, sp_prompt_num_frozen_tokens(prompt) * sp_prompt_d_model(prompt) * sizeof *gradient);
+    if (!st && gradient) memset(gradient, 0, sp_prompt_num_frozen_tokens(prompt) * sp_prompt_width(prompt) * sizeof *gradient);
     sp_scorer_free(scorer);
     free(items);
     return st;

@@ -29,7 +29,7 @@ struct sp_scorer {
     sp_engine *engine;
     sp_arena *arena; /* everything below lives in it, for one call */
     sp_tree tree;
-    const float *prompt;
+    const float *prompt, *keys_values; /* of the prompt's rows: one of them, or neither */
     size_t n_prompt;
     bool prompt_done; /* the engine holds the prompt's keys */
     const sp_item *items;
@@ -69,6 +69,7 @@ void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt)
 {
     /* The accessor gives rows that may be written and so takes no const; here they are only read. */
     scorer->prompt = prompt ? sp_prompt_embeddings((sp_prompt *)(uintptr_t)prompt) : NULL;
+    scorer->keys_values = prompt ? sp_prompt_keys_values((sp_prompt *)(uintptr_t)prompt) : NULL;
     scorer->n_prompt = prompt ? sp_prompt_num_virtual_tokens(prompt) : 0;
     scorer->prompt_done = false;
 }
@@ -99,6 +100,11 @@ static sp_status check_items(const sp_scorer *s, const sp_item *items, size_t n_
             return sp_fail(SP_ERR_ARGUMENT,
                            "example %zu starts with its answer, and there is no prompt to predict it from; put "
                            "a context or a prompt in front",
+                           i + 1);
+        if (items[i].n_context == 0 && s->keys_values)
+            return sp_fail(SP_ERR_ARGUMENT,
+                           "example %zu starts with its answer: a prompt of keys and values is read by tokens and predicts none; "
+                           "put a context in front",
                            i + 1);
     }
     return SP_OK;
@@ -177,7 +183,10 @@ static sp_status build_targets(sp_scorer *s, size_t *const *rows, double scale)
 
 static sp_status forward(sp_scorer *s, bool with_gradient)
 {
-    bool reuse = s->prompt_done && !with_gradient && s->read_rows[0] >= s->n_prompt;
+    sp_status st = SP_OK;
+    if (s->keys_values && !s->prompt_done) st = sp_engine_set_keys_values(s->engine, s->keys_values, s->n_prompt);
+    if (st) return st;
+    bool reuse = s->keys_values || (s->prompt_done && !with_gradient && s->read_rows[0] >= s->n_prompt);
     const sp_pass pass = {.tree = &s->tree,
                           .first_row = reuse ? s->n_prompt : 0,
                           .prompt = s->prompt,
@@ -185,7 +194,7 @@ static sp_status forward(sp_scorer *s, bool with_gradient)
                           .n_read = s->n_read,
                           .keep_for_backward = with_gradient};
     s->prompt_done = false;
-    sp_status st = sp_engine_forward(s->engine, &pass);
+    st = sp_engine_forward(s->engine, &pass);
     s->prompt_done = !st && s->n_prompt > 0;
     return st;
 }

@@ -33,7 +33,7 @@ size_t sp_scorer_fit(const sp_item *items, size_t n_items);
  * ARGUMENT: an item without context and prompt, a token outside the vocabulary, a text beyond the model's context. */
 sp_status sp_scorer_score(const double **nll, sp_scorer *scorer, const sp_item *items, size_t n_items);
 
-/* The same, and gradient (prompt rows, d_model) += d/dprompt of  scale * sum over items of the mean of their nll. */
+/* The same, and gradient (prompt rows, width) += d/dprompt of  scale * sum over items of the mean of their nll. */
 sp_status sp_scorer_gradient(const double **nll, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items,
                              double scale);
 

@@ -156,10 +156,8 @@ def check_text_initialisation(directory, hf, model, tokenizer):
 def check_other_types(directory, hf):
     common = {"task_type": "CAUSAL_LM"}
     for method, config in {
-        "prefix": peft.PrefixTuningConfig(num_virtual_tokens=3, **common),
         "multitask": peft.MultitaskPromptTuningConfig(num_virtual_tokens=3, num_tasks=2, num_ranks=1, **common),
         "cpt": peft.CPTConfig(cpt_token_ids=[1, 2], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2], **common),
-        "cartridge": peft.CartridgeConfig(num_virtual_tokens=3, **common),
         "LORA": peft.LoraConfig(r=2, **common),
     }.items():
         there = os.path.join(directory, method)

@@ -19,10 +19,10 @@ LIBRARY = os.environ.get("SOFTPROMPT_LIB") or os.path.join(ROOT, "build", "libso
 lib = c.CDLL(LIBRARY, mode=os.RTLD_LAZY)
 lib.sp_message.restype = c.c_char_p
 lib.sp_model_n_vocab.restype = lib.sp_model_d_model.restype = lib.sp_session_n_tokens.restype = c.c_size_t
-lib.sp_prompt_embeddings.restype = c.c_void_p
-lib.sp_prompt_num_virtual_tokens.restype = lib.sp_prompt_d_model.restype = c.c_size_t
+lib.sp_prompt_weights.restype = c.c_void_p
+lib.sp_prompt_num_virtual_tokens.restype = lib.sp_prompt_width.restype = c.c_size_t
 for name in ("sp_model_free", "sp_prompt_free", "sp_session_free", "sp_model_n_vocab", "sp_model_d_model", "sp_session_n_tokens",
-             "sp_prompt_embeddings", "sp_prompt_num_virtual_tokens", "sp_prompt_d_model"):
+             "sp_prompt_weights", "sp_prompt_num_virtual_tokens", "sp_prompt_width"):
     getattr(lib, name).argtypes = [c.c_void_p]
 lib.sp_session_rewind.argtypes = [c.c_void_p, c.c_size_t]
 lib.sp_session_rewind.restype = None
@@ -83,11 +83,11 @@ class Model:
         return out
 
     def loss(self, prompt, examples, gradient=True):
-        """prompt: a Prompt or None; examples: (tokens, n_answer) pairs -> loss, gradient (P, d_model) or None"""
+        """prompt: a Prompt or None; examples: (tokens, n_answer) pairs -> loss, gradient (P, width) or None"""
         arrays = [int32_array(tokens) for tokens, _ in examples]
         packed = (Example * len(examples))(*[Example(a, len(a), n) for a, (_, n) in zip(arrays, examples)])
         loss = c.c_double()
-        grad = np.zeros((prompt.num_virtual_tokens, self.d_model), np.float32) if prompt and gradient else None
+        grad = np.zeros((prompt.num_virtual_tokens, prompt.width), np.float32) if prompt and gradient else None
         check(lib.sp_loss(c.byref(loss), None if grad is None else float_pointer(grad), self.handle, prompt and prompt.handle,
                           packed, c.c_size_t(len(examples))))
         return loss.value, grad
@@ -105,15 +105,15 @@ class Prompt:
                 write_adapter(directory, source)
                 check(lib.sp_prompt_load(c.byref(self.handle), os.fsencode(directory)))
         self.num_virtual_tokens = lib.sp_prompt_num_virtual_tokens(self.handle)
-        self.d_model = lib.sp_prompt_d_model(self.handle)
+        self.width = lib.sp_prompt_width(self.handle)
 
     def __del__(self):
         lib.sp_prompt_free(self.handle)
 
     def values(self):
         """A view of the prompt's own memory: writing to it changes the prompt."""
-        memory = (c.c_float * (self.num_virtual_tokens * self.d_model)).from_address(lib.sp_prompt_embeddings(self.handle))
-        return np.frombuffer(memory, np.float32).reshape(self.num_virtual_tokens, self.d_model)
+        memory = (c.c_float * (self.num_virtual_tokens * self.width)).from_address(lib.sp_prompt_weights(self.handle))
+        return np.frombuffer(memory, np.float32).reshape(self.num_virtual_tokens, self.width)
 
 
 def write_adapter(directory, matrix):

@@ -1,0 +1,124 @@
+"""keys_values.py: prompts that consist of keys and values, PREFIX_TUNING and CARTRIDGE, against PEFT: its adapters give its logits
+here, ours give our logits there, and the gradient is that of torch autograd through PEFT.
+
+    python tests/oracle/keys_values.py tiny
+    python tests/oracle/keys_values.py smollm2
+"""
+
+import os
+import sys
+import tempfile
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # PEFT looks for the base model on the hub when it saves
+
+import numpy as np
+import peft
+import torch
+
+import engine
+import hf_model
+import softprompt
+from engine import report
+
+LOGITS_TOLERANCE, GRADIENT_TOLERANCE = 2e-3, 1e-4
+
+CONFIGS = {
+    "PREFIX_TUNING": lambda n: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n),
+    "PREFIX_TUNING, projected": lambda n: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n, prefix_projection=True,
+                                                                  encoder_hidden_size=24),
+    "CARTRIDGE": lambda n: peft.CartridgeConfig(task_type="CAUSAL_LM", num_virtual_tokens=n, num_frozen_tokens=min(2, n - 1)),
+}
+
+
+def answer_labels(tokens, n_answer):
+    return torch.tensor([[-100] * (len(tokens) - n_answer) + tokens[-n_answer:]])
+
+
+def peft_loss(model, examples):
+    """Mean over examples of the mean over answer tokens, each example on its own."""
+    losses = [model(input_ids=torch.tensor([tokens]), labels=answer_labels(tokens, n)).loss for tokens, n in examples]
+    return torch.stack(losses).mean()
+
+
+def train(model, examples):
+    """A few steps, so that no trained row is still what it began as."""
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    for _ in range(2):
+        optimizer.zero_grad()
+        peft_loss(model, examples).backward()
+        optimizer.step()
+    return model
+
+
+def peft_gradient(model, examples):
+    """loss, gradient (P, width) as PEFT's own parameters get it; frozen rows zero"""
+    encoder = model.prompt_encoder["default"]
+    parameter = encoder.embedding.weight if hasattr(encoder.embedding, "padding_idx") else encoder.trainable_embedding
+    parameter.grad = None
+    loss = peft_loss(model, examples)
+    loss.backward()
+    gradient = parameter.grad.numpy()
+    frozen = getattr(encoder, "num_frozen_tokens", 0)
+    return loss.item(), np.concatenate([np.zeros((frozen, gradient.shape[1]), np.float32), gradient])
+
+
+def peft_logits(model, tokens):
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([tokens])).logits[0, -len(tokens):].numpy()
+
+
+def our_logits(model, prompt, tokens):
+    """In pieces: the first is appended to nothing but the prompt."""
+    session = softprompt.Session(model, prompt)
+    return np.concatenate([session.append_all(tokens[:3]), session.append_all(tokens[3:])])
+
+
+def check_logits(what, ours, theirs):
+    return report(f"{what}: logits", float(np.abs(ours - theirs).max()), LOGITS_TOLERANCE)
+
+
+def check_pefts(name, n, base, model, tokens, examples, directory):
+    there = os.path.join(directory, f"{name} {n}")
+    theirs = train(peft.get_peft_model(base, CONFIGS[name](n)), examples)
+    theirs.save_pretrained(there)
+    prompt = softprompt.Prompt(there)
+    good = check_logits(f"PEFT's {name}, P = {n}", our_logits(model, prompt, tokens), peft_logits(theirs.eval(), tokens))
+    loss, gradient = model.loss(prompt, examples)
+    if "projected" in name:  # PEFT's parameters are an encoder's there
+        good &= report("    loss", abs(loss - peft_loss(theirs, examples).item()) / loss, 1e-5)
+    else:
+        their_loss, their_gradient = peft_gradient(theirs, examples)
+        good &= report("    loss", abs(loss - their_loss) / their_loss, 1e-5)
+        good &= report("    gradient", engine.relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
+    return good & engine.check_packing(model, prompt, examples, loss, gradient)
+
+
+def tiny():
+    rng, good = np.random.default_rng(7), True
+    with tempfile.TemporaryDirectory() as directory:
+        for kv_heads, d_head in ((2, 16), (4, 8), (1, 24)):
+            options = dict(num_key_value_heads=kv_heads, head_dim=d_head, num_hidden_layers=3)
+            path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **options)
+            base, model = hf_model.load(path), softprompt.Model(path)
+            examples = engine.random_examples(rng, model.n_vocab, 6, 14)
+            tokens = rng.integers(0, model.n_vocab, 50).tolist()
+            print(f"  {kv_heads} heads of keys, of {d_head}")
+            for name in CONFIGS:
+                for n in (1, 5, 17):
+                    good &= check_pefts(name, n, base, model, tokens, examples, os.path.join(directory, f"{kv_heads}"))
+    return good
+
+
+def smollm2():
+    model, good = softprompt.Model(hf_model.SMOLLM2), True
+    base, tokens = hf_model.load(hf_model.SMOLLM2), engine.news_tokens(400)
+    examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(4)]
+    with tempfile.TemporaryDirectory() as directory:
+        for name in CONFIGS:
+            good &= check_pefts(name, 8, base, model, tokens[:200], examples, directory)
+    return good
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    sys.exit(0 if {"tiny": tiny, "smollm2": smollm2}[sys.argv[1]]() else 1)
