@@ -229,15 +229,21 @@ typedef enum sp_method {
 typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
 typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
 
+/*   VOCAB    embeddings of seeded random tokens; of PREFIX and CARTRIDGE their keys and values, as a text of these tokens has them
+ *   RANDOM   normal, the vocabulary's mean and deviation; of PREFIX and CARTRIDGE a standard normal, as PEFT starts
+ *   TEXT     embeddings of init_text, repeated or cut, as PEFT does; of PREFIX and CARTRIDGE the keys and values of its first
+ *            tokens (BOS among them where the model adds it): it must have num_virtual_tokens or more */
 typedef struct sp_prompt_options {
-    size_t num_virtual_tokens; /* 0: 32. Counts a sink row */
-    sp_init init; /* VOCAB: embeddings of seeded random tokens; RANDOM: normal, the vocabulary's deviation; TEXT: init_text */
-    const char *init_text; /* repeated or cut to num_virtual_tokens, as PEFT does */
-    sp_sink sink;          /* BOS: the first row is a frozen copy of BOS's embedding */
+    sp_method method;
+    size_t num_virtual_tokens; /* 0: 32. Counts a sink row and frozen ones */
+    size_t num_frozen_tokens;  /* CARTRIDGE: leading rows that stay as they start; 0: 1; SIZE_MAX: none */
+    sp_init init;
+    const char *init_text;
+    sp_sink sink; /* BOS, with PROMPT only: the first row is a frozen copy of BOS's embedding */
     uint64_t seed;
 } sp_prompt_options;
 
-SP_API sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prompt_options *options);
+SP_API sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options);
 
 /* Reads a PEFT adapter directory, ours or PEFT's own. UNSUPPORTED: a PEFT type that we cannot run, by name. */
 SP_API sp_status sp_prompt_load(sp_prompt **out, const char *dir);
@@ -252,7 +258,7 @@ SP_API sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model,
 
 SP_API sp_method sp_prompt_method(const sp_prompt *prompt); /* of PEFT's P_TUNING adapters: PROMPT, which their output is */
 SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
-SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone: 1 with a sink */
+SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone */
 
 /* What training moves: (num_virtual_tokens, width), a virtual token a row. It belongs to the prompt and may be written.
  *   embeddings    width d_model; NULL with other methods
@@ -391,7 +397,7 @@ typedef struct sp_train_options {
     sp_task task;
     sp_optimizer optimizer;
     sp_schedule schedule;
-    double learning_rate;               /* 0: 0.02 */
+    double learning_rate;               /* 0: the method's, docs/methods.md */
     double weight_decay;                /* 0: none */
     double max_grad_norm;               /* 0: 1.0; negative: no clipping */
     size_t batch_size;                  /* 0: 16 */

@@ -13,13 +13,14 @@
 #include "base/status.h"
 #include "files.h"
 #include "format/safetensors.h"
-#include "prompt/prompt.h"
+#include "prompt/internal.h"
 #include "prompt/task.h"
 #include "text/tokenizer.h"
 
 /* ---- the stand-ins --------------------------------------------------------------------------------------------- */
 
 enum { D_MODEL = 4, N_SPECIAL = 4, N_TOKENS = 20, N_VOCAB = 24 /* four rows of padding */, N_CONTEXT = 64, BOS = 1 };
+enum { N_LAYER = 3, N_HEAD_KV = 2, D_HEAD = 2, KV_WIDTH = 2 * N_LAYER * N_HEAD_KV * D_HEAD };
 
 struct sp_tokenizer {
     int32_t bos;
@@ -32,7 +33,7 @@ struct sp_model {
     sp_fingerprint fingerprint;
 };
 
-static const sp_model tiny = {{BOS}, D_MODEL, "tiny", {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB}};
+static sp_model tiny = {{BOS}, D_MODEL, "tiny", {0x0123456789abcdef, 0xfedcba9876543210, 3, D_MODEL, 6, 2, N_VOCAB}};
 
 static float embedding(int32_t token, size_t column)
 {
@@ -70,7 +71,13 @@ size_t sp_tokenizer_n_vocab(const sp_tokenizer *tokenizer)
 
 void sp_model_get_info(sp_model_info *out, const sp_model *model)
 {
-    *out = (sp_model_info){.name = model->name, .n_layer = 3, .n_head = 6, .d_model = model->d_model, .context_length = N_CONTEXT};
+    *out = (sp_model_info){.name = model->name,
+                           .n_layer = N_LAYER,
+                           .n_head = 6,
+                           .n_head_kv = N_HEAD_KV,
+                           .d_head = D_HEAD,
+                           .d_model = model->d_model,
+                           .context_length = N_CONTEXT};
 }
 
 sp_status sp_model_embed(float *out, const sp_model *model, const int32_t *tokens, size_t n)
@@ -87,6 +94,22 @@ sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_m
     (void)model;
     *mean = 2;
     *deviation = 0.5;
+    return SP_OK;
+}
+
+/* In place of keys.c: each token's row holds the token. */
+sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n)
+{
+    (void)model;
+    for (size_t i = 0; i < n * KV_WIDTH; i++) weights[i] = (float)tokens[i / KV_WIDTH];
+    return SP_OK;
+}
+
+sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n)
+{
+    (void)model;
+    if (strlen(text) < n) return sp_fail(SP_ERR_ARGUMENT, "too short");
+    for (size_t i = 0; i < n * KV_WIDTH; i++) weights[i] = (float)text[i / KV_WIDTH];
     return SP_OK;
 }
 
@@ -420,7 +443,7 @@ static void configurations_that_are_refused(void **state)
         {"{\"peft_type\":null}", SP_ERR_FORMAT, "\"peft_type\" is missing"},
         {"{\"peft_type\":7}", SP_ERR_FORMAT, "\"peft_type\" is an integer, not a string"},
         {"{\"peft_type\":\"LORA\"}", SP_ERR_UNSUPPORTED, "peft_type LORA is not run by this version; it runs PROMPT_TUNING"},
-        {"{\"peft_type\":\"PREFIX_TUNING\"}", SP_ERR_UNSUPPORTED, "PREFIX_TUNING"},
+        {"{\"peft_type\":\"CPT\"}", SP_ERR_UNSUPPORTED, "CPT"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"num_transformer_submodules\":2}", SP_ERR_UNSUPPORTED, "encoder and decoder"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":3}", SP_ERR_FORMAT,
          "has 2 where \"num_virtual_tokens\" in adapter_config.json says 3"},
@@ -460,7 +483,7 @@ static void tensors_that_are_refused(void **state)
     write_tensor(dir, "prompt_embeddings", SP_I32, 2, 3, integers);
     assert_fails(sp_prompt_load(&p, dir), SP_ERR_FORMAT, "I32 where floating-point numbers belong");
     write_tensor(dir, "prompt_embeddings", SP_F32, 0, 3, good_values);
-    assert_fails(sp_prompt_load(&p, dir), SP_ERR_FORMAT, "not of shape (num_virtual_tokens, token_dim)");
+    assert_fails(sp_prompt_load(&p, dir), SP_ERR_FORMAT, "not a matrix with a row for each virtual token");
     write_file(dir, "adapter_model.safetensors", "garbage that is long enough");
     assert_fails(sp_prompt_load(&p, dir), SP_ERR_FORMAT, "not a safetensors file");
     remove_directory(dir);

@@ -17,7 +17,7 @@ typedef struct train_flags {
     const char *data, *eval, *out;
     bool resume, overwrite;
     int method;
-    size_t num_virtual_tokens;
+    size_t num_virtual_tokens, num_frozen_tokens;
     int init;
     const char *init_text;
     int sink;
@@ -45,16 +45,18 @@ static const option_row file_rows[] = {
     {0}};
 
 static const option_row prompt_rows[] = {
-    {OPTION_CHOICE, 0, "method", "prompt", "prompt: learnt rows before the input", .fallback = "prompt",
-     .target = offsetof(train_flags, method), .later = "prefix|ptuning|multitask|cpt|cartridge"},
+    {OPTION_CHOICE, 0, "method", "prompt|prefix|cartridge", "learn embeddings before the input, or keys and values",
+     .fallback = "prompt", .target = offsetof(train_flags, method), .later = "ptuning|multitask|cpt"},
     {OPTION_COUNT, 0, "num-virtual-tokens", "N", "rows of the prompt, a sink included", .fallback = "32",
      .target = offsetof(train_flags, num_virtual_tokens), .min = 1, .max = 1e6},
-    {OPTION_CHOICE, 0, "init", "vocab|random|text", "start from token embeddings, noise or a text", .fallback = "vocab",
+    {OPTION_CHOICE, 0, "init", "vocab|random|text", "start from random tokens, noise or a text", .fallback = "vocab",
      .target = offsetof(train_flags, init)},
     {OPTION_TEXT, 0, "init-text", "TEXT", "the text to start from; implies --init text",
      .target = offsetof(train_flags, init_text)},
-    {OPTION_CHOICE, 0, "sink", "none|bos", "bos: the first row is a frozen copy of BOS", .fallback = "none",
+    {OPTION_CHOICE, 0, "sink", "none|bos", "prompt: the first row is a frozen copy of BOS", .fallback = "none",
      .target = offsetof(train_flags, sink)},
+    {OPTION_COUNT, 0, "num-frozen-tokens", "N", "cartridge: first rows that stay as they start", .fallback = "1",
+     .target = offsetof(train_flags, num_frozen_tokens), .max = 1e6},
     {0}};
 
 static const option_row training_rows[] = {
@@ -68,7 +70,7 @@ static const option_row training_rows[] = {
      .target = offsetof(train_flags, gradient_accumulation_steps), .min = 1, .max = 1e6},
     {OPTION_CHOICE, 0, "optimizer", "adamw|adafactor", "what turns gradients into steps", .fallback = "adamw",
      .target = offsetof(train_flags, optimizer)},
-    {OPTION_REAL, 0, "learning-rate", "X", "at its peak", .fallback = "0.02", .target = offsetof(train_flags, learning_rate),
+    {OPTION_REAL, 0, "learning-rate", "X", "at its peak", .fallback = "0.02; see docs/methods.md", .target = offsetof(train_flags, learning_rate),
      .min = 1e-12, .max = 1e3},
     {OPTION_CHOICE, 0, "schedule", "cosine|linear|constant", "after the warm-up", .fallback = "cosine",
      .target = offsetof(train_flags, schedule)},
@@ -109,6 +111,10 @@ static int check_flags(const command *self, train_flags *flags)
     else if (flags->init_text && !text)
         return usage_error(self, "--init-text needs --init text");
     if (text && !flags->init_text) return usage_error(self, "--init text needs --init-text TEXT");
+    if (flags->sink == SP_SINK_BOS && flags->method != SP_METHOD_PROMPT)
+        return usage_error(self, "--sink bos is a row of embeddings and goes with --method prompt only");
+    if (flags->num_frozen_tokens != not_given && flags->method != SP_METHOD_CARTRIDGE)
+        return usage_error(self, "--num-frozen-tokens goes with --method cartridge only");
     if (flags->sink == SP_SINK_BOS && flags->num_virtual_tokens == 1)
         return usage_error(self,
                            "--num-virtual-tokens 1 leaves nothing to learn beside --sink bos, which is counted: give 2 or more");
@@ -119,10 +125,17 @@ static int check_flags(const command *self, train_flags *flags)
 }
 
 /* In sp_train_options 0 means the default, on the command line it means none. */
+static size_t or_none(size_t given)
+{
+    return given == not_given ? 0 : given == 0 ? SIZE_MAX : given;
+}
+
 static sp_train_options make_options(const train_flags *flags, const sp_task *task)
 {
     return (sp_train_options){
-        .prompt = {.num_virtual_tokens = flags->num_virtual_tokens,
+        .prompt = {.method = (sp_method)flags->method,
+                   .num_virtual_tokens = flags->num_virtual_tokens,
+                   .num_frozen_tokens = or_none(flags->num_frozen_tokens),
                    .init = (sp_init)flags->init,
                    .init_text = flags->init_text,
                    .sink = (sp_sink)flags->sink,
@@ -137,9 +150,7 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
         .gradient_accumulation_steps = flags->gradient_accumulation_steps,
         .steps = flags->steps,
         .epochs = flags->epochs,
-        .warmup_steps = flags->warmup_steps == not_given ? 0
-                        : flags->warmup_steps == 0       ? SIZE_MAX
-                                                         : flags->warmup_steps,
+        .warmup_steps = or_none(flags->warmup_steps),
         .seed = flags->seed,
         .eval_every = flags->eval_every,
         .early_stopping_patience = flags->early_stopping_patience,
@@ -253,7 +264,7 @@ done:
 
 static int run_train(const command *self, int argc, char **argv)
 {
-    train_flags flags = {.init = INIT_UNSAID, .warmup_steps = not_given, .max_grad_norm = 1};
+    train_flags flags = {.init = INIT_UNSAID, .num_frozen_tokens = not_given, .warmup_steps = not_given, .max_grad_norm = 1};
     sp_task task = {0};
     sp_verbalizer *verbalizers = NULL;
     char *resume_line = resume_command(argc, argv);

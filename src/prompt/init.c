@@ -1,4 +1,4 @@
-/* init.c: the vectors that training starts from.
+/* init.c: the vectors that training starts from. Of a prompt of embeddings (keys.c has the others):
  *
  *   vocab    embeddings of random tokens: PEFT's SAMPLE_VOCAB, but without special tokens and without repetition
  *   text     embeddings of a text's tokens, repeated or cut: PEFT's TEXT, but without the BOS that a tokenizer may add
@@ -58,12 +58,19 @@ static sp_status init_vocab(float *rows, size_t n, const sp_model *model, sp_rng
     return st;
 }
 
+static sp_status check_text(const char *text)
+{
+    if (text && *text) return SP_OK;
+    return sp_fail(SP_ERR_ARGUMENT, "initialisation from text needs a text that is not empty");
+}
+
 static sp_status init_text(float *rows, size_t n, const sp_model *model, const char *text)
 {
     int32_t *tokens;
     size_t n_tokens;
-    if (!text || !*text) return sp_fail(SP_ERR_ARGUMENT, "initialisation from text needs a text that is not empty");
-    sp_status st = sp_tokenize(&tokens, &n_tokens, sp_model_tokenizer(model), text, SIZE_MAX, SP_TOKENIZE_PARSE_SPECIAL);
+    sp_status st = check_text(text);
+    if (st) return st;
+    st = sp_tokenize(&tokens, &n_tokens, sp_model_tokenizer(model), text, SIZE_MAX, SP_TOKENIZE_PARSE_SPECIAL);
     if (st) return st;
     if (n_tokens == 0) st = sp_fail(SP_ERR_ARGUMENT, "the text to start from gives no token; use a longer one");
     const size_t d_model = sp_model_d_model(model), n_embedded = n_tokens < n ? n_tokens : n;
@@ -83,7 +90,7 @@ static sp_status init_random(float *rows, size_t n, const sp_model *model, sp_rn
     return SP_OK;
 }
 
-static sp_status init_rows(float *rows, size_t n, const sp_model *model, const sp_prompt_options *options)
+static sp_status init_embeddings(float *rows, size_t n, const sp_model *model, const sp_prompt_options *options)
 {
     sp_rng rng = sp_rng_seed(options->seed, RNG_STREAM);
     switch (options->init) {
@@ -97,6 +104,33 @@ static sp_status init_rows(float *rows, size_t n, const sp_model *model, const s
     return sp_fail(SP_ERR_ARGUMENT, "unknown initialisation %d", (int)options->init);
 }
 
+static sp_status init_keys_of_vocab(sp_prompt *p, sp_model *model, sp_rng *rng)
+{
+    int32_t *tokens = malloc(p->num_virtual_tokens * sizeof *tokens);
+    if (!tokens) return sp_fail_no_memory(p->num_virtual_tokens * sizeof *tokens);
+    sp_status st = draw_tokens(tokens, p->num_virtual_tokens, model, rng);
+    if (!st) st = sp_keys_values_of_tokens(p->weights, model, tokens, p->num_virtual_tokens);
+    free(tokens);
+    return st;
+}
+
+static sp_status init_keys_values(sp_prompt *p, sp_model *model, const sp_prompt_options *options)
+{
+    sp_rng rng = sp_rng_seed(options->seed, RNG_STREAM);
+    switch (options->init) {
+    case SP_INIT_VOCAB:
+        return init_keys_of_vocab(p, model, &rng);
+    case SP_INIT_RANDOM:
+        for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++) p->weights[i] = (float)sp_rng_normal(&rng);
+        return SP_OK;
+    case SP_INIT_TEXT: {
+        sp_status st = check_text(options->init_text);
+        return st ? st : sp_keys_values_of_text(p->weights, model, options->init_text, p->num_virtual_tokens);
+    }
+    }
+    return sp_fail(SP_ERR_ARGUMENT, "unknown initialisation %d", (int)options->init);
+}
+
 /* Attention needs a place to rest, and trained models rest it on BOS: the row keeps BOS's embedding. */
 static sp_status init_sink(float *row, const sp_model *model)
 {
@@ -105,12 +139,29 @@ static sp_status init_sink(float *row, const sp_model *model)
     return sp_model_embed(row, model, &bos, 1);
 }
 
+/* Leading rows that stay as they start. */
+static size_t count_frozen(const sp_prompt_options *options)
+{
+    if (options->method != SP_METHOD_CARTRIDGE || options->num_frozen_tokens == SIZE_MAX) return 0;
+    return options->num_frozen_tokens ? options->num_frozen_tokens : 1;
+}
+
 static sp_status check_options(const sp_prompt_options *options, size_t n, const sp_model *model)
 {
     sp_model_info info;
     sp_model_get_info(&info, model);
     if (options->sink != SP_SINK_NONE && options->sink != SP_SINK_BOS)
         return sp_fail(SP_ERR_ARGUMENT, "unknown sink %d", (int)options->sink);
+    if ((unsigned)options->method > SP_METHOD_CARTRIDGE) return sp_fail(SP_ERR_ARGUMENT, "unknown method %d", (int)options->method);
+    if (options->sink == SP_SINK_BOS && options->method != SP_METHOD_PROMPT)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "a BOS sink is a row of embeddings: it goes with method prompt only; a cartridge freezes its "
+                       "first token");
+    if (options->num_frozen_tokens && options->method != SP_METHOD_CARTRIDGE)
+        return sp_fail(SP_ERR_ARGUMENT, "num_frozen_tokens is %zu; only a cartridge has frozen tokens", options->num_frozen_tokens);
+    if (count_frozen(options) >= n)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens, of which %zu are frozen, leave nothing to train; use more", n,
+                       count_frozen(options));
     if (options->sink == SP_SINK_BOS && n < 2)
         return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
     if (n >= info.context_length)
@@ -124,7 +175,7 @@ static sp_status record_origin(sp_prompt *p, const sp_model *model, const sp_pro
     sp_model_info info;
     sp_model_get_info(&info, model);
     p->n_layer = info.n_layer;
-    p->n_head = info.n_head;
+    p->n_head = sp_prompt_is_given(p) ? info.n_head_kv : info.n_head;
     p->init = options->init;
     p->fingerprint = sp_model_fingerprint(model);
     p->has_fingerprint = true;
@@ -133,7 +184,24 @@ static sp_status record_origin(sp_prompt *p, const sp_model *model, const sp_pro
     return sp_fail_no_memory(strlen(options->init_text) + 1);
 }
 
-sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prompt_options *options)
+static size_t width_of(sp_method method, const sp_model *model)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, model);
+    return method == SP_METHOD_PROMPT ? info.d_model : 2 * info.n_layer * info.n_head_kv * info.d_head;
+}
+
+/* Embeddings, behind a sink where one is wanted. */
+static sp_status init_rows(sp_prompt *p, const sp_model *model, const sp_prompt_options *options)
+{
+    p->num_frozen_tokens = options->sink == SP_SINK_BOS ? 1 : 0;
+    sp_status st = p->num_frozen_tokens ? init_sink(p->weights, model) : SP_OK;
+    if (st) return st;
+    float *learnt = p->weights + p->num_frozen_tokens * p->width;
+    return init_embeddings(learnt, p->num_virtual_tokens - p->num_frozen_tokens, model, options);
+}
+
+sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options)
 {
     static const sp_prompt_options defaults;
     if (!options) options = &defaults;
@@ -141,12 +209,11 @@ sp_status sp_prompt_create(sp_prompt **out, const sp_model *model, const sp_prom
     sp_prompt *p = NULL;
     *out = NULL;
     sp_status st = check_options(options, n, model);
-    if (!st) st = sp_prompt_allocate(&p, n, sp_model_d_model(model));
+    if (!st) st = sp_prompt_allocate(&p, n, width_of(options->method, model));
     if (st) return st;
-    p->num_frozen_tokens = options->sink == SP_SINK_BOS ? 1 : 0;
-    float *learnt = p->weights + p->num_frozen_tokens * p->width;
-    if (p->num_frozen_tokens && (st = init_sink(p->weights, model))) goto fail;
-    if ((st = init_rows(learnt, n - p->num_frozen_tokens, model, options))) goto fail;
+    p->method = options->method;
+    p->num_frozen_tokens = count_frozen(options);
+    if ((st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options))) goto fail;
     if ((st = record_origin(p, model, options))) goto fail;
     *out = p;
     return SP_OK;

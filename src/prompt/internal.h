@@ -24,6 +24,11 @@ struct sp_prompt {
 /* A prompt of zeros; at least one row and one column. */
 sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width);
 
+/* keys.c: weights (n, 2 n_layer n_head_kv d_head) = what the model computes for n tokens that begin a text, in PEFT's layout;
+ * and for the first n tokens of `text`. ARGUMENT: the text has fewer. */
+sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n);
+sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n);
+
 /* Does it consist of keys and values? */
 static inline bool sp_prompt_is_given(const sp_prompt *prompt)
 {

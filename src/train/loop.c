@@ -75,10 +75,10 @@ static sp_status take_step(sp_trainer *t)
     sp_scorer_set_prompt(t->scorer, t->prompt);
     sp_status st = sp_mean_loss(&loss, t->gradient, t->scorer, t->items, n_examples, o->batch_size);
     if (st) return st;
-    memset(t->gradient, 0, sp_prompt_num_frozen_tokens(t->prompt) * sp_prompt_d_model(t->prompt) * sizeof *t->gradient);
+    memset(t->gradient, 0, sp_prompt_num_frozen_tokens(t->prompt) * sp_prompt_width(t->prompt) * sizeof *t->gradient);
     norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
     if ((st = check_finite(t, loss, norm, o->learning_rate))) return st;
-    sp_optimizer_step(t->optimizer, t->embeddings, t->gradient, rate, t->state.step + 1);
+    sp_optimizer_step(t->optimizer, t->weights, t->gradient, rate, t->state.step + 1);
     if (t->state.step++ == 0) t->state.first_loss = loss;
     t->state.last_loss = loss;
     t->n_rows += n_examples;
@@ -122,7 +122,7 @@ static sp_status evaluate(sp_trainer *t)
         s->best = evaluation;
         s->best_step = s->step;
         s->n_without_gain = 0;
-        memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
+        memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
     } else {
         s->n_without_gain++;
     }
@@ -178,9 +178,9 @@ static sp_status run_steps(sp_trainer *t)
 static sp_status finish(sp_trainer *t)
 {
     if (t->state.best_step)
-        memcpy(t->embeddings, t->best, t->n_weights * sizeof *t->best);
+        memcpy(t->weights, t->best, t->n_weights * sizeof *t->best);
     else
-        memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
+        memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
     sp_status st = sp_prompt_save(t->prompt, t->dir);
     t->state.finished = true;
     return st ? st : sp_trainer_save(t);

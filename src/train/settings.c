@@ -19,9 +19,20 @@ static const char MACHINE[] = "machine";
 enum { N_DECIDING = sizeof DECIDING / sizeof *DECIDING, DEFAULT_STEPS = 300, DEFAULT_EPOCHS = 3, DEFAULT_WARMUP = 10 };
 
 static const char *const OPTIMIZERS[] = {[SP_ADAMW] = "adamw", [SP_ADAFACTOR] = "adafactor"};
+static const char *const METHODS[] = {
+    [SP_METHOD_PROMPT] = "prompt", [SP_METHOD_PREFIX] = "prefix", [SP_METHOD_CARTRIDGE] = "cartridge"};
 static const char *const SCHEDULES[] = {[SP_COSINE] = "cosine", [SP_LINEAR] = "linear", [SP_CONSTANT] = "constant"};
 static const char *const INITS[] = {[SP_INIT_VOCAB] = "vocab", [SP_INIT_RANDOM] = "random", [SP_INIT_TEXT] = "text"};
 static const char *const SINKS[] = {[SP_SINK_NONE] = "none", [SP_SINK_BOS] = "bos"};
+
+/* What differs from method to method, measured in docs/methods.md; every other default is the same. */
+static const struct {
+    double learning_rate;
+} DEFAULTS[] = {
+    [SP_METHOD_PROMPT] = {.learning_rate = 0.02},
+    [SP_METHOD_PREFIX] = {.learning_rate = 0.02},
+    [SP_METHOD_CARTRIDGE] = {.learning_rate = 0.02},
+};
 
 /* ---- options ---- */
 
@@ -39,8 +50,8 @@ static sp_status check_options(const sp_train_options *o)
         (st = check_number("max_grad_norm", o->max_grad_norm, true)) || (st = check_number("epochs", o->epochs, false)))
         return st;
     if ((unsigned)o->optimizer > SP_ADAFACTOR || (unsigned)o->schedule > SP_CONSTANT || (unsigned)o->prompt.init > SP_INIT_TEXT ||
-        (unsigned)o->prompt.sink > SP_SINK_BOS)
-        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, init or sink is none of the values of softprompt.h");
+        (unsigned)o->prompt.sink > SP_SINK_BOS || (unsigned)o->prompt.method > SP_METHOD_CARTRIDGE)
+        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, method, init or sink is none of the values of softprompt.h");
     if (o->steps && o->epochs > 0)
         return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
     if (o->resume && o->overwrite)
@@ -62,7 +73,8 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     sp_train_options o = *options;
     size_t examples;
     if (o.prompt.num_virtual_tokens == 0) o.prompt.num_virtual_tokens = 32;
-    if (o.learning_rate == 0) o.learning_rate = 0.02;
+    if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0) o.prompt.num_frozen_tokens = 1;
+    if (o.learning_rate == 0) o.learning_rate = DEFAULTS[o.prompt.method].learning_rate;
     if (o.max_grad_norm == 0) o.max_grad_norm = 1;
     if (o.max_grad_norm < 0) o.max_grad_norm = -1;
     if (o.batch_size == 0) o.batch_size = 16;
@@ -143,9 +155,14 @@ static json_t *describe_prompt(const sp_prompt_options *o)
 {
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
-    return json_pack("{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", "prompt", "num_virtual_tokens", (json_int_t)o->num_virtual_tokens,
-                     "init", INITS[o->init], "init_text", o->init == SP_INIT_TEXT ? o->init_text : NULL, "sink", SINKS[o->sink],
-                     "init_seed", seed);
+    json_t *prompt = json_pack("{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", METHODS[o->method], "num_virtual_tokens",
+                               (json_int_t)o->num_virtual_tokens, "init", INITS[o->init], "init_text",
+                               o->init == SP_INIT_TEXT ? o->init_text : NULL, "sink", SINKS[o->sink], "init_seed", seed);
+    if (!prompt || o->method != SP_METHOD_CARTRIDGE) return prompt;
+    size_t n_frozen = o->num_frozen_tokens == SIZE_MAX ? 0 : o->num_frozen_tokens;
+    if (!json_object_set_new(prompt, "num_frozen_tokens", json_integer((json_int_t)n_frozen))) return prompt;
+    json_decref(prompt);
+    return NULL;
 }
 
 static json_t *describe_task(const sp_task *task)

@@ -44,16 +44,13 @@ static sp_status make_prompt(sp_trainer *t)
     if (!st) st = sp_prompt_set_task(t->prompt, t->task);
     if (st) return st;
     size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), n_frozen = sp_prompt_num_frozen_tokens(t->prompt);
-    if (n_frozen >= n_rows)
-        return sp_fail(SP_ERR_ARGUMENT, "num_virtual_tokens is %zu and the sink takes them: nothing is left to train; use more",
-                       n_rows);
-    t->n_weights = n_rows * sp_prompt_d_model(t->prompt);
-    t->embeddings = sp_prompt_embeddings(t->prompt);
+    t->n_weights = n_rows * sp_prompt_width(t->prompt);
+    t->weights = sp_prompt_weights(t->prompt);
     t->best = malloc(t->n_weights * sizeof *t->best);
     t->gradient = malloc(t->n_weights * sizeof *t->gradient);
     if (!t->best || !t->gradient) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
-    memcpy(t->best, t->embeddings, t->n_weights * sizeof *t->best);
-    return sp_optimizer_create(&t->optimizer, t->options.optimizer, n_rows, sp_prompt_d_model(t->prompt), n_frozen,
+    memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
+    return sp_optimizer_create(&t->optimizer, t->options.optimizer, n_rows, sp_prompt_width(t->prompt), n_frozen,
                                t->options.weight_decay);
 }
 
@@ -83,9 +80,9 @@ static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp
 /* Everything that a checkpoint holds beside the state. */
 static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
 {
-    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), d_model = sp_prompt_d_model(t->prompt);
-    out[0] = (sp_named_matrix){"prompt", n_rows, d_model, t->embeddings};
-    out[1] = (sp_named_matrix){"best_prompt", n_rows, d_model, t->best};
+    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), width = sp_prompt_width(t->prompt);
+    out[0] = (sp_named_matrix){"prompt", n_rows, width, t->weights};
+    out[1] = (sp_named_matrix){"best_prompt", n_rows, width, t->best};
     return 2 + sp_optimizer_matrices(out + 2, t->optimizer);
 }
 

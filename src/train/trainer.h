@@ -20,8 +20,8 @@ typedef struct sp_trainer {
     sp_encoded_data train, eval;
 
     sp_prompt *prompt;
-    float *embeddings, *best, *gradient; /* (num_virtual_tokens, d_model); embeddings are the prompt's own */
-    size_t n_weights;                    /* in each of them */
+    float *weights, *best, *gradient; /* (num_virtual_tokens, width); weights are the prompt's own */
+    size_t n_weights;                 /* in each of them */
     sp_optimizer_state *optimizer;
     sp_scorer *scorer;
 

@@ -30,8 +30,8 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
 class PromptOptions(c.Structure):
-    _fields_ = [("num_virtual_tokens", c.c_size_t), ("init", c.c_int), ("init_text", c.c_char_p), ("sink", c.c_int),
-                ("seed", c.c_uint64)]
+    _fields_ = [("method", c.c_int), ("num_virtual_tokens", c.c_size_t), ("num_frozen_tokens", c.c_size_t), ("init", c.c_int),
+                ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64)]
 
 
 def create(directory, model, **options):

@@ -5,6 +5,8 @@ here, ours give our logits there, and the gradient is that of torch autograd thr
     python tests/oracle/keys_values.py smollm2
 """
 
+import ctypes as c
+import json
 import os
 import sys
 import tempfile
@@ -17,10 +19,14 @@ import torch
 
 import engine
 import hf_model
+import safetensors.torch
 import softprompt
+from adapter import CONFIG, TENSORS, TEXT, VOCAB, create, read
 from engine import report
 
 LOGITS_TOLERANCE, GRADIENT_TOLERANCE = 2e-3, 1e-4
+
+TEXT_TO_START_FROM = "Classify each review as positive or negative: "
 
 CONFIGS = {
     "PREFIX_TUNING": lambda n: peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=n),
@@ -77,10 +83,21 @@ def check_logits(what, ours, theirs):
     return report(f"{what}: logits", float(np.abs(ours - theirs).max()), LOGITS_TOLERANCE)
 
 
-def check_pefts(name, n, base, model, tokens, examples, directory):
+def tokens_keys_values(base, tokens):
+    """(P, width) as the model itself computes them, in PEFT's layout"""
+    with torch.no_grad():
+        layers = base(input_ids=torch.tensor([tokens]), use_cache=True).past_key_values.layers
+    stacked = torch.stack([torch.stack([layer.keys[0], layer.values[0]]) for layer in layers])  # layer, s, head, token, dimension
+    return stacked.permute(3, 0, 1, 2, 4).reshape(len(tokens), -1)
+
+
+def check_pefts(name, n, base, model, tokens, examples, directory, start=None):
+    """PEFT's adapter here. start (P, width): where it begins, instead of noise."""
     there = os.path.join(directory, f"{name} {n}")
-    theirs = train(peft.get_peft_model(base, CONFIGS[name](n)), examples)
-    theirs.save_pretrained(there)
+    theirs = peft.get_peft_model(base, CONFIGS[name](n))
+    if start is not None:
+        theirs.prompt_encoder["default"].load_prompt_embeddings(start)
+    train(theirs, examples).save_pretrained(there)
     prompt = softprompt.Prompt(there)
     good = check_logits(f"PEFT's {name}, P = {n}", our_logits(model, prompt, tokens), peft_logits(theirs.eval(), tokens))
     loss, gradient = model.loss(prompt, examples)
@@ -93,19 +110,55 @@ def check_pefts(name, n, base, model, tokens, examples, directory):
     return good & engine.check_packing(model, prompt, examples, loss, gradient)
 
 
+METHODS = {"prefix": (1, "PREFIX_TUNING"), "cartridge": (2, "CARTRIDGE")}  # sp_method
+
+
+def check_ours(name, base, model, tokens, text, text_tokens, directory):
+    """Our adapter in PEFT: its logits, its bytes, its settings; and what it began as."""
+    number, peft_name = METHODS[name]
+    good, reference = True, os.path.join(directory, "reference")
+    peft.get_peft_model(base, CONFIGS[peft_name](5)).save_pretrained(reference)
+    reference = json.loads(read(reference, CONFIG))
+    for init, options in {"text": {"init": TEXT, "init_text": text.encode()}, "vocab": {"init": VOCAB}}.items():
+        here, again = os.path.join(directory, f"{name} {init}"), os.path.join(directory, f"{name} {init} again")
+        create(here, model, method=number, num_virtual_tokens=5, num_frozen_tokens=2 if number == 2 else 0, **options)
+        loaded = peft.PeftModel.from_pretrained(base, here)
+        good &= check_logits(f"our {name} from {init} in PEFT", our_logits(model, softprompt.Prompt(here), tokens),
+                             peft_logits(loaded.eval(), tokens))
+        loaded.save_pretrained(again)
+        assert read(again, TENSORS) == read(here, TENSORS), "PEFT writes other bytes"
+        ours = json.loads(read(here, CONFIG))
+        assert ours.keys() == reference.keys(), ours.keys() ^ reference.keys()
+        assert {key for key in ours if ours[key] != reference[key]} <= {"base_model_name_or_path"}, (ours, reference)
+        if init == "text":
+            theirs = tokens_keys_values(base, text_tokens[:5]).numpy()
+            values = safetensors.torch.load_file(os.path.join(here, TENSORS))["prompt_embeddings"].numpy()
+            good &= report("    the text's keys and values", engine.relative_error(values, theirs), 1e-5)
+        whole = our_logits(model, softprompt.Prompt(here), tokens)
+        good &= report("    (and it matters: 1 / difference without it)", 1 / np.abs(whole - our_logits(model, None, tokens)).max(), 10)
+    try:
+        create(here, model, method=number, num_virtual_tokens=len(text_tokens) + 1, init=TEXT, init_text=text.encode())
+        raise AssertionError("a text too short was taken")
+    except softprompt.Error as error:
+        assert f"has {len(text_tokens)} tokens" in str(error), error
+    return good
+
+
 def tiny():
     rng, good = np.random.default_rng(7), True
     with tempfile.TemporaryDirectory() as directory:
         for kv_heads, d_head in ((2, 16), (4, 8), (1, 24)):
             options = dict(num_key_value_heads=kv_heads, head_dim=d_head, num_hidden_layers=3)
             path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **options)
-            base, model = hf_model.load(path), softprompt.Model(path)
+            base, model, tokenizer = hf_model.load(path), softprompt.Model(path), hf_model.load_tokenizer(path)
             examples = engine.random_examples(rng, model.n_vocab, 6, 14)
             tokens = rng.integers(0, model.n_vocab, 50).tolist()
             print(f"  {kv_heads} heads of keys, of {d_head}")
             for name in CONFIGS:
                 for n in (1, 5, 17):
                     good &= check_pefts(name, n, base, model, tokens, examples, os.path.join(directory, f"{kv_heads}"))
+            for name in METHODS:
+                good &= check_ours(name, base, model, tokens, TEXT_TO_START_FROM, tokenizer.encode(TEXT_TO_START_FROM).ids, directory)
     return good
 
 
@@ -113,9 +166,12 @@ def smollm2():
     model, good = softprompt.Model(hf_model.SMOLLM2), True
     base, tokens = hf_model.load(hf_model.SMOLLM2), engine.news_tokens(400)
     examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(4)]
+    tokenizer, start = hf_model.load_tokenizer(hf_model.SMOLLM2), tokens_keys_values(base, tokens[200:208])
     with tempfile.TemporaryDirectory() as directory:
-        for name in CONFIGS:
-            good &= check_pefts(name, 8, base, model, tokens[:200], examples, directory)
+        for name in ("PREFIX_TUNING", "CARTRIDGE"):  # from noise losses are near 13 nats, and f32 is noise, in torch as well
+            good &= check_pefts(name, 8, base, model, tokens[:200], examples, directory, start)
+        for name in METHODS:
+            good &= check_ours(name, base, model, tokens[:200], TEXT_TO_START_FROM, tokenizer.encode(TEXT_TO_START_FROM).ids, directory)
     return good
 
 
