@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """kill_resume.py: training that is killed with SIGKILL at random moments and resumed ends in the same bytes as training that is not.
 
-    python3 tests/kill_resume.py tiny PATH_OF_train_tiny [KILLS]
+    python3 tests/kill_resume.py prompt|cartridge PATH_OF_train_tiny [KILLS]
     python3 tests/kill_resume.py program PATH_OF_softprompt [KILLS]
 
-`tiny` trains a model of two layers, so that most kills fall among the writes; `program` trains SmolLM2 with the command line (from
-$SOFTPROMPT_CACHE/models; exit status 77, skipped, where there is none). Standard library only.
+The first, named by the method, trains a model of two layers, so that most kills fall among the writes; `program` trains SmolLM2
+with the command line (from $SOFTPROMPT_CACHE/models; exit status 77, skipped, where there is none). Standard library only.
 """
 
 import json
@@ -28,9 +28,9 @@ def run(command):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def tiny_command(program, directory):
+def tiny_command(program, directory, method):
     run([program, "make", directory])
-    return lambda where: [program, "train", directory, where]
+    return lambda where: [program, method, directory, where]
 
 
 def program_command(program, directory):
@@ -110,7 +110,7 @@ def main():
     kind, program = sys.argv[1], os.path.abspath(sys.argv[2])
     kills = int(sys.argv[3]) if len(sys.argv) > 3 else 8
     with tempfile.TemporaryDirectory(prefix="sp-kill-") as directory:
-        command = {"tiny": tiny_command, "program": program_command}[kind](program, directory)
+        command = program_command(program, directory) if kind == "program" else tiny_command(program, directory, kind)
         kill_many_times(command, directory, kills)
 
 

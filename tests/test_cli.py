@@ -131,6 +131,8 @@ class UsageErrors(Case):
         ((*TRAIN, "--init", "text"), ["--init-text"]),
         ((*TRAIN, "--init", "vocab", "--init-text", "a"), ["--init-text"]),
         ((*TRAIN, "--sink", "bos", "--num-virtual-tokens", "1"), ["--num-virtual-tokens", "--sink bos"]),
+        ((*TRAIN, "--method", "prefix", "--sink", "bos"), ["--sink bos", "--method prompt"]),
+        ((*TRAIN, "--method", "prefix", "--num-frozen-tokens", "2"), ["--num-frozen-tokens", "--method cartridge"]),
         ((*TRAIN, "--eval-every", "5"), ["--eval-every", "-e"]),
         ((*TRAIN, "--early-stopping-patience", "5", "-e", "f"), ["--early-stopping-patience", "--eval-every"]),
         ((*TRAIN, "--template", "no place"), ["--template", "{text}"]),
@@ -161,9 +163,10 @@ class UsageErrors(Case):
                 self.assert_message(softprompt(*arguments), 2, *parts)
 
     def test_methods_of_later_versions(self):
-        for method in ("prefix", "ptuning", "multitask", "cpt", "cartridge"):
+        for method in ("ptuning", "multitask", "cpt"):
             with self.subTest(method=method):
-                self.assert_message(softprompt(*TRAIN, "--method", method), 2, "--method", method, "not in this version", "allowed: prompt")
+                self.assert_message(softprompt(*TRAIN, "--method", method), 2, "--method", method, "not in this version",
+                                    "allowed: prompt|prefix|cartridge")
 
     def test_commands_of_later_versions(self):
         for name in LATER_COMMANDS:
@@ -208,8 +211,8 @@ class Help(Case):
 
     def test_flags_of_the_contract(self):
         flags = {
-            "train": "--method --num-virtual-tokens --init --init-text --sink --template --verbalizer --text-column --label-column "
-                     "--max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
+            "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
+                     "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
                      "--save-every --resume --overwrite --weights --json --quiet",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json",

@@ -134,7 +134,7 @@ static sp_status use_session(sp_session *session)
 }
 
 /* A model from file to text. */
-static sp_status run_model(const char *path)
+static sp_status run_model_with(const sp_prompt_options *prompt_options, const char *path)
 {
     static const sp_model_options options = {.n_threads = 1};
     sp_model *model;
@@ -143,9 +143,8 @@ static sp_status run_model(const char *path)
     sp_classification found = {0};
     static const sp_verbalizer verbalizers[] = {{"a", " a"}, {"b", " b"}};
     static const sp_task task = {.template_text = "{text}:", .verbalizers = verbalizers, .n_verbalizers = 2};
-    static const sp_prompt_options prompt_options = {.num_virtual_tokens = 3};
     sp_status st = sp_model_load(&model, path, &options);
-    if (!st) st = sp_prompt_create(&prompt, model, &prompt_options);
+    if (!st) st = sp_prompt_create(&prompt, model, prompt_options);
     if (!st) st = sp_session_create(&session, model, prompt);
     if (!st) st = use_session(session);
     if (!st) st = sp_classify(&found, model, prompt, &task, "text");
@@ -154,6 +153,16 @@ static sp_status run_model(const char *path)
     sp_prompt_free(prompt);
     sp_model_free(model);
     return st;
+}
+
+static sp_status run_model(const char *path)
+{
+    return run_model_with(&(sp_prompt_options){.num_virtual_tokens = 3}, path);
+}
+
+static sp_status run_prefix(const char *path)
+{
+    return run_model_with(&(sp_prompt_options){.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3}, path);
 }
 
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
@@ -242,6 +251,7 @@ static void models(void **state)
     char *dir = make_directory(), *path = write_tiny_model(dir);
     (void)state;
     fail_each_but(3, run_model, path, 60);
+    fail_each_but(4, run_prefix, path, 60); /* one engine more, for the keys that it starts from */
     free(path);
     remove_directory(dir);
 }

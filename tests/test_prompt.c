@@ -324,6 +324,66 @@ static sp_prompt *create_with_task(void)
     return p;
 }
 
+static void keys_and_values_come_back_whole(void **state)
+{
+    (void)state;
+    for (int method = SP_METHOD_PREFIX; method <= SP_METHOD_CARTRIDGE; method++) {
+        char *dir = make_directory();
+        const size_t n_frozen = method == SP_METHOD_CARTRIDGE ? 2 : 0;
+        sp_prompt *p = create(&(sp_prompt_options){.method = (sp_method)method,
+                                                   .num_virtual_tokens = 5,
+                                                   .num_frozen_tokens = n_frozen,
+                                                   .init = SP_INIT_TEXT,
+                                                   .init_text = "abcdef"});
+        sp_prompt_keys_values(p)[7] = 0x1.234567p-20f;
+        assert_int_equal(sp_prompt_save(p, dir), SP_OK);
+        sp_prompt *q = load(dir);
+        assert_int_equal(sp_prompt_method(q), method);
+        assert_int_equal(sp_prompt_num_virtual_tokens(q), 5);
+        assert_int_equal(sp_prompt_num_frozen_tokens(q), n_frozen);
+        assert_int_equal(sp_prompt_width(q), KV_WIDTH);
+        assert_int_equal(sp_prompt_d_model(q), 0);
+        assert_null(sp_prompt_embeddings(q));
+        assert_memory_equal(sp_prompt_keys_values(q), sp_prompt_keys_values(p), 5 * KV_WIDTH * sizeof(float));
+        assert_int_equal(q->init, SP_INIT_TEXT);
+        assert_string_equal(q->init_text, "abcdef");
+        assert_int_equal(sp_prompt_check(q, &tiny, NULL), SP_OK);
+        q->n_layer = N_LAYER * 2; /* as many numbers, otherwise laid out */
+        assert_fails(sp_prompt_check(q, &tiny, NULL), SP_ERR_MISMATCH, "trained for another model");
+        sp_prompt_free(p);
+        sp_prompt_free(q);
+        remove_directory(dir);
+    }
+}
+
+static void a_cartridge_freezes_its_first_token(void **state)
+{
+    (void)state;
+    sp_prompt *p = create(&(sp_prompt_options){.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = 3});
+    assert_int_equal(sp_prompt_num_frozen_tokens(p), 1);
+    sp_prompt_free(p);
+    p = create(&(sp_prompt_options){.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = 1, .num_frozen_tokens = SIZE_MAX});
+    assert_int_equal(sp_prompt_num_frozen_tokens(p), 0);
+    sp_prompt_free(p);
+    static const struct {
+        sp_prompt_options options;
+        const char *message;
+    } cases[] = {
+        {{.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = 1}, "leave nothing to train"},
+        {{.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = 4, .num_frozen_tokens = 4}, "leave nothing to train"},
+        {{.method = SP_METHOD_PREFIX, .num_frozen_tokens = 1}, "only a cartridge"},
+        {{.method = SP_METHOD_PREFIX, .sink = SP_SINK_BOS}, "method prompt only"},
+        {{.method = SP_METHOD_PREFIX, .init = SP_INIT_TEXT}, "needs a text"},
+        {{.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3, .init = SP_INIT_TEXT, .init_text = "ab"}, "too short"},
+        {{.method = SP_METHOD_PREFIX, .init = (sp_init)9}, "unknown initialisation"},
+        {{.method = (sp_method)9}, "unknown method"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_fails(sp_prompt_create(&p, &tiny, &cases[i].options), SP_ERR_ARGUMENT, cases[i].message);
+        assert_null(p);
+    }
+}
+
 static void a_prompt_comes_back_whole(void **state)
 {
     char *dir = make_directory();
@@ -448,6 +508,9 @@ static void configurations_that_are_refused(void **state)
         {"{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":3}", SP_ERR_FORMAT,
          "has 2 where \"num_virtual_tokens\" in adapter_config.json says 3"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"token_dim\":4}", SP_ERR_FORMAT, "has 3 where \"token_dim\""},
+        {"{\"peft_type\":\"PREFIX_TUNING\",\"num_layers\":2}", SP_ERR_FORMAT, "no keys and values of the 2 layers"},
+        {"{\"peft_type\":\"PREFIX_TUNING\",\"num_layers\":9223372036854775807}", SP_ERR_FORMAT, "no keys and values of the 9223"},
+        {"{\"peft_type\":\"CARTRIDGE\",\"num_frozen_tokens\":3}", SP_ERR_FORMAT, "\"num_frozen_tokens\" is 3 of 2"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"token_dim\":-4}", SP_ERR_FORMAT, "\"token_dim\" is -4"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"token_dim\":\"4\"}", SP_ERR_FORMAT, "\"token_dim\" is a string, not an integer"},
     };
@@ -669,6 +732,8 @@ int main(void)
         cmocka_unit_test(a_sink_is_a_frozen_bos),
         cmocka_unit_test(options_that_make_no_sense),
         cmocka_unit_test(a_prompt_comes_back_whole),
+        cmocka_unit_test(keys_and_values_come_back_whole),
+        cmocka_unit_test(a_cartridge_freezes_its_first_token),
         cmocka_unit_test(the_configuration_is_pefts),
         cmocka_unit_test(equal_prompts_give_equal_bytes),
         cmocka_unit_test(adapters_of_pefts_own),

@@ -158,24 +158,80 @@ static void test_several_passes(void **state)
 }
 
 /* Along the gradient the loss changes by |g|^2 a unit: central differences over the whole prompt at once. */
+static void check_differences(sp_prompt *prompt, size_t n_examples)
+{
+    size_t n = N_VIRTUAL * sp_prompt_width(prompt);
+    float *gradient = malloc(n * sizeof(float)), *rows = sp_prompt_weights(prompt), *start = malloc(n * sizeof(float));
+    double loss, up, down;
+    assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, n_examples), SP_OK);
+    double length = norm(gradient, n), step = 1e-2 / length;
+    assert_true(length > 1e-3);
+    memcpy(start, rows, n * sizeof(float));
+    for (size_t k = 0; k < n; k++) rows[k] = start[k] + (float)(step * gradient[k]);
+    assert_int_equal(sp_loss(&up, NULL, model, prompt, EXAMPLES, n_examples), SP_OK);
+    for (size_t k = 0; k < n; k++) rows[k] = start[k] - (float)(step * gradient[k]);
+    assert_int_equal(sp_loss(&down, NULL, model, prompt, EXAMPLES, n_examples), SP_OK);
+    assert_true(fabs((up - down) / (2 * step) - length * length) <= 0.02 * length * length);
+    free(gradient);
+    free(start);
+}
+
 static void test_gradient_against_differences(void **state)
 {
     (void)state;
     sp_prompt *prompt = make_prompt(SP_SINK_NONE);
-    size_t n = N_VIRTUAL * sp_model_d_model(model);
-    float *gradient = malloc(n * sizeof(float)), *rows = sp_prompt_embeddings(prompt), *start = malloc(n * sizeof(float));
-    double loss, up, down;
-    assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
-    double length = norm(gradient, n), step = 1e-2 / length;
-    memcpy(start, rows, n * sizeof(float));
-    for (size_t k = 0; k < n; k++) rows[k] = start[k] + (float)(step * gradient[k]);
-    assert_int_equal(sp_loss(&up, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
-    for (size_t k = 0; k < n; k++) rows[k] = start[k] - (float)(step * gradient[k]);
-    assert_int_equal(sp_loss(&down, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
-    assert_true(fabs((up - down) / (2 * step) - length * length) <= 0.02 * length * length);
-    free(gradient);
-    free(start);
+    check_differences(prompt, N_EXAMPLES);
     sp_prompt_free(prompt);
+}
+
+/* A prompt of keys and values; the last example, which begins with its answer, cannot stand behind it. */
+static void test_keys_and_values(void **state)
+{
+    (void)state;
+    for (int method = SP_METHOD_PREFIX; method <= SP_METHOD_CARTRIDGE; method++) {
+        sp_prompt *prompt;
+        const sp_prompt_options options = {.method = (sp_method)method, .num_virtual_tokens = N_VIRTUAL, .seed = 3};
+        assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_OK);
+        size_t width = sp_prompt_width(prompt);
+        assert_int_equal(width, 2 * TINY_LAYERS * TINY_KV_HEADS * TINY_D / TINY_HEADS);
+        assert_null(sp_prompt_embeddings(prompt));
+        assert_ptr_equal(sp_prompt_keys_values(prompt), sp_prompt_weights(prompt));
+        check_differences(prompt, N_EXAMPLES - 1);
+        float *gradient = malloc(N_VIRTUAL * width * sizeof(float));
+        double loss;
+        assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES - 1), SP_OK);
+        assert_true((norm(gradient, width) == 0) == (method == SP_METHOD_CARTRIDGE)); /* its first row is frozen */
+        assert_true(norm(gradient + width, width) > 0);
+        assert_int_equal(sp_loss(&loss, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_ERR_ARGUMENT);
+        assert_non_null(strstr(sp_message(), "example 5 starts with its answer"));
+        free(gradient);
+        sp_prompt_free(prompt);
+    }
+}
+
+/* Keys and values of a text's own tokens are that text: the loss behind both is the same. */
+static void test_a_cartridge_is_its_text(void **state)
+{
+    (void)state;
+    static const char text[] = "warm and dull";
+    int32_t *tokens, with_text[32];
+    size_t n;
+    double behind_cartridge, behind_text;
+    assert_int_equal(sp_tokenize(&tokens, &n, sp_model_tokenizer(model), text, SIZE_MAX, SP_TOKENIZE_ADD_BOS), SP_OK);
+    assert_true(n + 5 <= 32);
+    memcpy(with_text, tokens, n * sizeof *tokens);
+    memcpy(with_text + n, A, sizeof A);
+    sp_prompt *prompt;
+    sp_prompt_options options = {.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = n, .init = SP_INIT_TEXT, .init_text = text};
+    assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_OK);
+    assert_int_equal(sp_loss(&behind_cartridge, NULL, model, prompt, EXAMPLES, 1), SP_OK);
+    assert_int_equal(sp_loss(&behind_text, NULL, model, NULL, &(sp_example){with_text, n + 5, 1}, 1), SP_OK);
+    assert_true(fabs(behind_cartridge - behind_text) <= 1e-6 * behind_text);
+    sp_prompt_free(prompt);
+    options.num_virtual_tokens = n + 1;
+    assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "use a longer text"));
+    sp_free(tokens);
 }
 
 static void test_frozen_rows_and_errors(void **state)
@@ -500,6 +556,8 @@ int main(void)
         cmocka_unit_test(test_packed_is_the_mean_of_singles),
         cmocka_unit_test(test_several_passes),
         cmocka_unit_test(test_gradient_against_differences),
+        cmocka_unit_test(test_keys_and_values),
+        cmocka_unit_test(test_a_cartridge_is_its_text),
         cmocka_unit_test(test_frozen_rows_and_errors),
         cmocka_unit_test(test_straight_run),
         cmocka_unit_test(test_stopped_and_resumed_is_the_same),

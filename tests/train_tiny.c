@@ -1,7 +1,7 @@
 /* train_tiny.c: a program for kill_resume.py to kill.
  *
  *   train_tiny make DIR     writes DIR/model.gguf and DIR/rows.tsv
- *   train_tiny train DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
+ *   train_tiny prompt|cartridge DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
  */
 #include <stdio.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static int make(const char *dir)
     return fclose(file) != 0;
 }
 
-static int train(const char *dir, const char *run)
+static int train(const char *dir, const char *run, sp_method method)
 {
     char path[512];
     sp_model *model;
@@ -45,8 +45,12 @@ static int train(const char *dir, const char *run)
     const sp_logger logger = {print_warning, NULL};
     const sp_hooks hooks = {.logger = &logger};
     const sp_model_options threads = {.n_threads = 2};
-    const sp_train_options options = {
-        .prompt = {.num_virtual_tokens = 4}, .batch_size = 3, .steps = 60, .eval_every = 7, .save_every = 2, .resume = true};
+    const sp_train_options options = {.prompt = {.method = method, .num_virtual_tokens = 4},
+                                      .batch_size = 3,
+                                      .steps = 60,
+                                      .eval_every = 7,
+                                      .save_every = 2,
+                                      .resume = true};
     snprintf(path, sizeof path, "%s/model.gguf", dir);
     if (sp_model_load(&model, path, &threads)) return fail();
     snprintf(path, sizeof path, "%s/rows.tsv", dir);
@@ -61,7 +65,8 @@ static int train(const char *dir, const char *run)
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "make") == 0) return make(argv[2]);
-    if (argc == 4 && strcmp(argv[1], "train") == 0) return train(argv[2], argv[3]);
-    fprintf(stderr, "usage: train_tiny make DIR | train DIR RUN\n");
+    if (argc == 4 && strcmp(argv[1], "prompt") == 0) return train(argv[2], argv[3], SP_METHOD_PROMPT);
+    if (argc == 4 && strcmp(argv[1], "cartridge") == 0) return train(argv[2], argv[3], SP_METHOD_CARTRIDGE);
+    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN\n");
     return 2;
 }
