@@ -46,9 +46,9 @@ def peft_loss(model, examples):
     return torch.stack(losses).mean()
 
 
-def train(model, examples):
+def train(model, examples, learning_rate):
     """A few steps, so that no trained row is still what it began as."""
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.05)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=learning_rate)
     for _ in range(2):
         optimizer.zero_grad()
         peft_loss(model, examples).backward()
@@ -97,7 +97,7 @@ def check_pefts(name, n, base, model, tokens, examples, directory, start=None):
     theirs = peft.get_peft_model(base, CONFIGS[name](n))
     if start is not None:
         theirs.prompt_encoder["default"].load_prompt_embeddings(start)
-    train(theirs, examples).save_pretrained(there)
+    train(theirs, examples, 0.05 if start is None else 0.005).save_pretrained(there)
     prompt = softprompt.Prompt(there)
     good = check_logits(f"PEFT's {name}, P = {n}", our_logits(model, prompt, tokens), peft_logits(theirs.eval(), tokens))
     loss, gradient = model.loss(prompt, examples)
