@@ -150,7 +150,7 @@ static void measure(const workload *w)
     size_t kv_dim = w->shape.n_head_kv * w->shape.d_head, ld = ((n + SP_KEY_PADDING + 15) / 16 | 1) * 16;
     size_t *rows = sp_arena_alloc(arena, n, sizeof *rows);
     for (size_t i = 0; i < n_queries; i++) rows[i] = n - n_queries + i;
-    must(sp_plan_attention(&plan, &tree, rows, n_queries, w->shape.n_head / w->shape.n_head_kv, arena));
+    must(sp_plan_attention(&plan, &tree, rows, n_queries, w->shape.n_head / w->shape.n_head_kv, 0, arena));
     float *kt = random_floats(w->n_layer * kv_dim * ld), *v = random_floats(w->n_layer * kv_dim * n);
     float *q = random_floats(n_queries * q_dim), *out = random_floats(n_queries * q_dim), *dq = random_floats(n_queries * q_dim);
     float *lse = random_floats(n_queries * w->shape.n_head), *dkv = random_floats(n * 2 * kv_dim);

@@ -25,6 +25,7 @@ typedef struct attention_case {
     } runs[12];
     size_t first_query, query_step;
     sp_attention_shape shape;
+    size_t window;
 } attention_case;
 
 #define SMALL                                                                                                                      \
@@ -32,20 +33,29 @@ typedef struct attention_case {
         9, 3, 64, 0.125f                                                                                                           \
     }
 static const attention_case cases[] = {
-    {"no query", {{-1, 5}}, 5, 1, SMALL},
-    {"one row", {{-1, 1}}, 0, 1, SMALL},
-    {"two rows, one head of 3 numbers", {{-1, 2}}, 0, 1, {1, 1, 3, 0.6f}},
-    {"a run as long as a tile", {{-1, 64}}, 0, 1, SMALL},
-    {"a run one longer than a tile", {{-1, 65}}, 0, 1, SMALL},
-    {"a run of several blocks", {{-1, 530}}, 0, 1, {6, 2, 16, 0.25f}},
-    {"a step of training", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 35}, {5, 3}, {1, 44}}, 0, 1, SMALL},
-    {"only some rows are read", {{-1, 100}, {0, 7}, {1, 40}, {2, 3}, {1, 35}}, 90, 7, SMALL},
-    {"wide heads", {{-1, 70}, {0, 66}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f}},
-    {"heads of 80", {{-1, 33}, {0, 300}}, 0, 1, {4, 4, 80, 0.11f}},
-    {"decoding behind a long run", {{-1, 1500}}, 1499, 1, SMALL},
-    {"decoding behind many runs", {{-1, 255}, {0, 2}, {1, 257}, {2, 1}, {3, 500}, {4, 1}}, 1015, 1, SMALL},
-    {"answers behind a long run", {{-1, 1100}, {0, 1}, {0, 2}, {0, 5}}, 1100, 1, SMALL},
-    {"a turn, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f}},
+    {"no query", {{-1, 5}}, 5, 1, SMALL, 0},
+    {"decoding behind runs that follow each other", {{-1, 255}, {0, 2}, {1, 257}, {2, 1}, {3, 500}, {4, 1}}, 1015, 1, SMALL, 64},
+    {"one row", {{-1, 1}}, 0, 1, SMALL, 0},
+    {"two rows, one head of 3 numbers", {{-1, 2}}, 0, 1, {1, 1, 3, 0.6f}, 0},
+    {"a run as long as a tile", {{-1, 64}}, 0, 1, SMALL, 0},
+    {"a run one longer than a tile", {{-1, 65}}, 0, 1, SMALL, 0},
+    {"a run of several blocks", {{-1, 530}}, 0, 1, {6, 2, 16, 0.25f}, 0},
+    {"a step of training", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 35}, {5, 3}, {1, 44}}, 0, 1, SMALL, 0},
+    {"only some rows are read", {{-1, 100}, {0, 7}, {1, 40}, {2, 3}, {1, 35}}, 90, 7, SMALL, 0},
+    {"wide heads", {{-1, 70}, {0, 66}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f}, 0},
+    {"heads of 80", {{-1, 33}, {0, 300}}, 0, 1, {4, 4, 80, 0.11f}, 0},
+    {"decoding behind a long run", {{-1, 1500}}, 1499, 1, SMALL, 0},
+    {"decoding behind many runs", {{-1, 255}, {0, 2}, {1, 257}, {2, 1}, {3, 500}, {4, 1}}, 1015, 1, SMALL, 0},
+    {"answers behind a long run", {{-1, 1100}, {0, 1}, {0, 2}, {0, 5}}, 1100, 1, SMALL, 0},
+    {"a window shorter than its run", {{-1, 500}}, 0, 1, SMALL, 37},
+    {"a window of one", {{-1, 50}, {0, 20}}, 0, 1, SMALL, 1},
+    {"a window over several runs", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 300}, {5, 3}}, 0, 1, SMALL, 64},
+    {"a window, few rows read", {{-1, 100}, {0, 700}, {1, 3}}, 90, 7, SMALL, 50},
+    {"a window, wide heads", {{-1, 170}, {0, 166}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f}, 100},
+    {"a window, decoding", {{-1, 1500}}, 1499, 1, SMALL, 700},
+    {"a window, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f}, 300},
+    {"a window that hides nothing", {{-1, 40}, {0, 20}}, 0, 1, SMALL, 60},
+    {"a turn, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f}, 0},
 };
 
 typedef struct fixture {
@@ -78,7 +88,9 @@ static void set_up(fixture *f, const attention_case *which)
     }
     size_t *rows = sp_arena_alloc(f->arena, f->n, sizeof *rows);
     for (size_t r = which->first_query; r < f->n; r += which->query_step) rows[f->n_queries++] = r;
-    assert_int_equal(sp_plan_attention(&f->plan, &f->tree, rows, f->n_queries, shape->n_head / shape->n_head_kv, f->arena), SP_OK);
+    assert_int_equal(
+        sp_plan_attention(&f->plan, &f->tree, rows, f->n_queries, shape->n_head / shape->n_head_kv, which->window, f->arena),
+        SP_OK);
     f->ld = f->n + SP_KEY_PADDING;
     f->kt = random_floats(f, f->kv_dim * f->ld, 1);
     f->v = random_floats(f, f->n * f->kv_dim, 2);
@@ -113,7 +125,8 @@ static void compute(results *r, fixture *f, int n_threads)
 
 static bool sees(const fixture *f, size_t row, size_t key)
 {
-    size_t run = f->run_of[row];
+    size_t run = f->run_of[row], window = f->which->window;
+    if (window && sp_tree_position(&f->tree, run, row) >= window + sp_tree_position(&f->tree, f->run_of[key], key)) return false;
     if (f->run_of[key] == run) return key <= row;
     while ((run = f->tree.runs[run].parent) != SP_NO_RUN)
         if (f->run_of[key] == run) return true;
@@ -226,7 +239,7 @@ static void survives_large_scores(void **state)
     }
 }
 
-/* A score that is no number must reach the result. */
+/* A score that is no number must reach the result, and only the results that it belongs to. */
 static void keeps_nan(void **state)
 {
     (void)state;
@@ -234,11 +247,12 @@ static void keeps_nan(void **state)
         fixture f;
         results r;
         set_up(&f, &cases[c]);
-        f.kt[0] = NAN; /* row 0: every query sees it */
+        f.kt[0] = NAN; /* row 0: every query sees it, but for those whose window ends before */
         compute(&r, &f, 1);
         size_t heads = cases[c].shape.n_head / cases[c].shape.n_head_kv;
         for (size_t query = 0; query < f.n_queries; query++)
-            for (size_t i = 0; i < heads * cases[c].shape.d_head; i++) assert_true(isnan(r.out[query * f.q_dim + i]));
+            for (size_t i = 0; i < heads * cases[c].shape.d_head; i++)
+                assert_int_equal(isnan(r.out[query * f.q_dim + i]) != 0, sees(&f, f.plan.query_rows[query], 0));
         tear_down(&f);
     }
 }

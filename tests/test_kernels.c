@@ -215,28 +215,43 @@ static double reference_swiglu(double gate, double up)
     return gate / (1 + exp(-gate)) * up;
 }
 
-static void swiglu_matches(void **state)
+static double reference_geglu(double gate, double up)
+{
+    return 0.5 * gate * (1 + tanh(sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
+}
+
+typedef void (*forward_kernel)(float *h, const float *gate, const float *up, size_t n);
+typedef void (*backward_kernel)(float *gate, float *up, const float *dh, size_t n);
+
+static void check_gated(forward_kernel forward, backward_kernel backward, double (*reference)(double, double))
+{
+    for (size_t k = 0; k < N_SIZES; k++) {
+        float gate[MAX_N], up[MAX_N], h[MAX_N], dh[MAX_N], dgate[MAX_N], dup[MAX_N];
+        size_t n = sizes[k];
+        fill(gate, n, 12, k % 2 ? 3 : 60); /* also far into saturation */
+        fill(up, n, 13, 1);
+        fill(dh, n, 14, 1);
+        memcpy(dgate, gate, sizeof gate);
+        memcpy(dup, up, sizeof up);
+        forward(h, gate, up, n);
+        backward(dgate, dup, dh, n);
+        for (size_t i = 0; i < n; i++) {
+            double g = (double)gate[i], u = (double)up[i], step = 1e-5;
+            assert_near((double)h[i], reference(g, u), 1e-5 * (1 + fabs(g * u)));
+            double by_gate = (reference(g + step, u) - reference(g - step, u)) / (2 * step);
+            assert_near((double)dgate[i], (double)dh[i] * by_gate, 1e-5 * (1 + fabs(u)));
+            assert_near((double)dup[i], (double)dh[i] * reference(g, 1), 1e-5 * (1 + fabs(g)));
+        }
+    }
+}
+
+static void gated_activations_match(void **state)
 {
     (void)state;
-    for (size_t v = 0; v < n_rungs; v++)
-        for (size_t k = 0; k < N_SIZES; k++) {
-            float gate[MAX_N], up[MAX_N], h[MAX_N], dh[MAX_N], dgate[MAX_N], dup[MAX_N];
-            size_t n = sizes[k];
-            fill(gate, n, 12, k % 2 ? 3 : 60); /* also far into saturation */
-            fill(up, n, 13, 1);
-            fill(dh, n, 14, 1);
-            memcpy(dgate, gate, sizeof gate);
-            memcpy(dup, up, sizeof up);
-            rungs[v]->swiglu(h, gate, up, n);
-            rungs[v]->swiglu_backward(dgate, dup, dh, n);
-            for (size_t i = 0; i < n; i++) {
-                double g = (double)gate[i], u = (double)up[i], step = 1e-5;
-                assert_near((double)h[i], reference_swiglu(g, u), 1e-5 * (1 + fabs(g * u)));
-                double by_gate = (reference_swiglu(g + step, u) - reference_swiglu(g - step, u)) / (2 * step);
-                assert_near((double)dgate[i], (double)dh[i] * by_gate, 1e-5 * (1 + fabs(u)));
-                assert_near((double)dup[i], (double)dh[i] * reference_swiglu(g, 1), 1e-5 * (1 + fabs(g)));
-            }
-        }
+    for (size_t v = 0; v < n_rungs; v++) {
+        check_gated(rungs[v]->swiglu, rungs[v]->swiglu_backward, reference_swiglu);
+        check_gated(rungs[v]->geglu, rungs[v]->geglu_backward, reference_geglu);
+    }
 }
 
 static void exp_scaled_matches(void **state)
@@ -261,7 +276,7 @@ int main(void)
         cmocka_unit_test(dot_matches),        cmocka_unit_test(gemm_matches),
         cmocka_unit_test(softmax_matches),    cmocka_unit_test(softmax_backward_is_the_derivative),
         cmocka_unit_test(softmax_keeps_nan),  cmocka_unit_test(scale_and_transpose_match),
-        cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(swiglu_matches),
+        cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(gated_activations_match),
         cmocka_unit_test(exp_scaled_matches),
     };
     n_rungs = sp_kernels_list(rungs);

@@ -193,7 +193,9 @@ static const struct {
     sp_status status;
     const char *words;
 } refused[] = {
-    {{STRING("general.architecture", "gemma3")}, SP_ERR_UNSUPPORTED, "architecture \"gemma3\" is not supported"},
+    {{STRING("general.architecture", "bert")},
+     SP_ERR_UNSUPPORTED,
+     "architecture \"bert\" is not supported; this version runs: llama, qwen2, qwen3, "},
     {{U32("llama.block_count", 0)}, SP_ERR_FORMAT, "llama.block_count is 0, not in 1 .. "},
     {{U32("llama.block_count", 1)}, SP_ERR_UNSUPPORTED, "tensor blk.1.attn_norm.weight is no part"},
     {{U32("llama.block_count", 3)}, SP_ERR_FORMAT, "tensor blk.2.attn_norm.weight is missing"},
@@ -214,6 +216,7 @@ static const struct {
     {{U32("llama.rope.dimension_count", 3)}, SP_ERR_FORMAT, "RoPE over 3 dimensions"},
     {{U32("llama.rope.dimension_count", 16)}, SP_ERR_FORMAT, "llama.rope.dimension_count is 16, not in 1 .. 8"},
     {{U32("llama.expert_count", 8)}, SP_ERR_UNSUPPORTED, "a mixture of 8 experts"},
+    {{F32("llama.final_logit_softcapping", 30)}, SP_ERR_UNSUPPORTED, "llama.final_logit_softcapping is 30"},
     {{F32("llama.attention.layer_norm_rms_epsilon", -1)}, SP_ERR_FORMAT, "layer_norm_rms_epsilon is -1"},
     {{F32("llama.attention.layer_norm_rms_epsilon", NAN)}, SP_ERR_FORMAT, "layer_norm_rms_epsilon: nan"},
     {{F32("llama.rope.freq_base", 0)}, SP_ERR_FORMAT, "with base 0"},
@@ -224,7 +227,7 @@ static const struct {
     {{U32("tokenizer.ggml.eos_token_id", TINY_VOCAB)}, SP_ERR_FORMAT, "EOS is token 261, but the vocabulary ends at 260"},
     {{.without = "output_norm.weight"}, SP_ERR_FORMAT, "tensor output_norm.weight is missing"},
     {{.without = "blk.1.ffn_down.weight"}, SP_ERR_FORMAT, "tensor blk.1.ffn_down.weight is missing"},
-    {{TENSOR("blk.0.attn_q.bias", TINY_D, 1, F32)}, SP_ERR_UNSUPPORTED, "tensor blk.0.attn_q.bias is no part"},
+    {{TENSOR("blk.0.ffn_up.bias", TINY_FFN, 1, F32)}, SP_ERR_UNSUPPORTED, "tensor blk.0.ffn_up.bias is no part"},
     {{TENSOR("output.weight", TINY_D, TINY_VOCAB - 1, F32)},
      SP_ERR_FORMAT,
      "tensor output.weight has shape (260, 32); (261, 32) was"},

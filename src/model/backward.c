@@ -15,6 +15,21 @@ static void normalise_backward(float *dx, const float *dy, const float *x, const
     sp_profile_add_region(SP_PART_NORM, begin);
 }
 
+/* *dy (n, d_model): from the gradient of the stream to that of what a block's last product added to it. */
+static sp_status branch_backward(const float **dy, const float *dx, const sp_branch *branch, const float *norm,
+                                 const sp_engine *engine, size_t n)
+{
+    size_t d = engine->model->d_model;
+    *dy = dx;
+    if (!norm) return SP_OK;
+    float *before = sp_arena_alloc(engine->arena, n * d, sizeof *before);
+    if (!before) return SP_ERR_MEMORY;
+    memset(before, 0, n * d * sizeof *before);
+    normalise_backward(before, dx, branch->x, norm, branch->rrms, n, d);
+    *dy = before;
+    return SP_OK;
+}
+
 /* dx, the gradient of x_out, becomes that of x_mid. */
 static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w,
                                        size_t n)
@@ -25,37 +40,58 @@ static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, s
     float *dh = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
     float *dnormed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
     if (!dh || !dnormed) return SP_ERR_MEMORY;
-    sp_status st = sp_linear_backward(dh, d_ffn, dx, d, &w->down, n, false, m->compute, engine->arena);
+    const float *dy;
+    sp_status st = branch_backward(&dy, dx, &state->ffn_branch, w->vectors.ffn_post_norm, engine, n);
+    if (!st) st = sp_linear_backward(dh, d_ffn, dy, d, &w->down, n, false, m->compute, engine->arena);
     if (st) return st;
+    void (*activate_backward)(float *, float *, const float *, size_t) =
+        m->architecture->gelu ? kernels->geglu_backward : kernels->swiglu_backward;
     double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) {
         float *gate = state->gate_up + r * 2 * d_ffn;
-        kernels->swiglu_backward(gate, gate + d_ffn, dh + r * d_ffn, d_ffn);
+        activate_backward(gate, gate + d_ffn, dh + r * d_ffn, d_ffn);
     }
     sp_profile_add_region(SP_PART_ACTIVATION, begin);
     st = sp_linear_backward(dnormed, d, state->gate_up, 2 * d_ffn, &w->gate_up, n, false, m->compute, engine->arena);
-    if (!st) normalise_backward(dx, dnormed, state->x_mid, w->ffn_norm, state->rrms_mid, n, d);
+    if (!st) normalise_backward(dx, dnormed, state->x_mid, w->vectors.ffn_norm, state->rrms_mid, n, d);
     return st;
 }
 
-static void turn_back(sp_projections *g, const sp_engine *engine, const sp_attention_plan *plan)
+static void turn_back(sp_projections *g, const sp_engine *engine, const sp_rope *rope, const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
 #pragma omp parallel
     {
 #pragma omp for schedule(static)
         for (size_t i = 0; i < plan->n_queries; i++)
-            sp_rope_turn(g->q + i * g->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head,
-                         m->d_head, -1);
+            sp_rope_turn(g->q + i * g->ldq, rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head, m->d_head,
+                         -1);
 #pragma omp for schedule(static)
         for (size_t r = 0; r < engine->n; r++)
-            sp_rope_turn(g->kv + r * g->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
+            sp_rope_turn(g->kv + r * g->ldkv, rope, engine->positions[r], m->n_head_kv, m->d_head, -1);
     }
 }
 
-/* From dx of x_mid to the gradients of queries, keys and values before RoPE; those of keys and values that were given stand above.
- */
+/* Gradients of normalised heads, rows ld apart, become those of the heads before. */
+static void heads_backward(float *rows, size_t ld, const float *plain, const float *rrms, const float *w, size_t n, size_t n_heads,
+                           size_t d)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+    double begin = sp_seconds();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++)
+        for (size_t h = 0; h < n_heads; h++) {
+            float dy[SP_MAX_D_HEAD], *dx = rows + r * ld + h * d;
+            memcpy(dy, dx, d * sizeof *dx);
+            memset(dx, 0, d * sizeof *dx);
+            kernels->rms_norm_backward(dx, dy, plain + (r * n_heads + h) * d, w, rrms[r * n_heads + h], d);
+        }
+    sp_profile_add_region(SP_PART_NORM, begin);
+}
+
+/* From dx of x_mid to the gradients of queries, keys and values as the products gave them; those of keys and values that were given
+ * stand above. */
 static sp_status attention_backward(sp_projections *g, const float *dx, const sp_layer_state *state, sp_engine *engine,
                                     size_t layer, const sp_layer_weights *w)
 {
@@ -64,8 +100,10 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
     float *dattended = sp_arena_alloc(engine->arena, plan->n_queries * q_dim, sizeof(float));
     if (!dattended) return SP_ERR_MEMORY;
+    const float *dy;
     sp_status st = sp_projections_allocate(g, engine, layer, engine->n_given);
-    if (!st) st = sp_linear_backward(dattended, q_dim, dx, d, &w->out, plan->n_queries, false, m->compute, engine->arena);
+    if (!st) st = branch_backward(&dy, dx, &state->attn_branch, w->vectors.attn_post_norm, engine, plan->n_queries);
+    if (!st) st = sp_linear_backward(dattended, q_dim, dy, d, &w->out, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
     const sp_attention_shape shape = sp_model_attention_shape(m);
@@ -74,8 +112,14 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     st = sp_attention_backward(g->q, g->ldq, dkv, dkv + kv_dim, g->ldkv, dattended, state->attended, state->lse, state->q,
                                state->ldq, plan, &keys, &shape, engine->arena);
     sp_profile_add_region(SP_PART_ATTENTION, begin);
-    if (!st) turn_back(g, engine, plan);
-    return st;
+    if (st) return st;
+    const sp_rope *rope = sp_model_rope(m, layer);
+    if (rope) turn_back(g, engine, rope, plan);
+    if (state->plain_q)
+        heads_backward(g->q, g->ldq, state->plain_q, state->rrms_heads, w->vectors.q_norm, plan->n_queries, m->n_head, m->d_head);
+    if (state->plain_k)
+        heads_backward(g->kv, g->ldkv, state->plain_k, state->rrms_heads_kv, w->vectors.k_norm, engine->n, m->n_head_kv, m->d_head);
+    return SP_OK;
 }
 
 /* dx_in (n_needed, d) = gradient of the layer's input, for its first n_needed rows, where every row was a query. */
@@ -89,7 +133,7 @@ static sp_status input_gradient_all(float *dx_in, const float *dx, const sp_proj
     sp_status st = sp_linear_backward(dnormed, d, g->q, g->ldq, &w->qkv, n_needed, false, m->compute, engine->arena);
     if (st) return st;
     memcpy(dx_in, dx, n_needed * d * sizeof *dx);
-    normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
+    normalise_backward(dx_in, dnormed, state->x, w->vectors.attn_norm, state->rrms, n_needed, d);
     return SP_OK;
 }
 
@@ -114,7 +158,7 @@ static sp_status input_gradient_read(float *dx_in, const float *dx, const sp_pro
         memcpy(dx_in + row * d, dx + i * d, d * sizeof *dx);
         for (size_t j = 0; j < d; j++) dnormed[row * d + j] += dread[i * d + j];
     }
-    normalise_backward(dx_in, dnormed, state->x, w->attn_norm, state->rrms, n_needed, d);
+    normalise_backward(dx_in, dnormed, state->x, w->vectors.attn_norm, state->rrms, n_needed, d);
     return SP_OK;
 }
 

@@ -97,7 +97,8 @@ static sp_status find_positions(sp_engine *engine)
         return sp_fail(SP_ERR_ARGUMENT,
                        "%zu tokens, the prompt's included, do not fit the model's context of %zu; shorten the text", furthest + 1,
                        context);
-    return sp_rope_reserve(engine->model->rope, furthest + 1);
+    sp_status st = sp_rope_reserve(engine->model->rope, furthest + 1);
+    return st || !engine->model->local_rope ? st : sp_rope_reserve(engine->model->local_rope, furthest + 1);
 }
 
 static sp_status check_read_rows(const sp_pass *pass)
@@ -112,11 +113,23 @@ static sp_status check_read_rows(const sp_pass *pass)
 
 static sp_status make_plans(sp_engine *engine, const sp_pass *pass)
 {
-    size_t *all = sp_arena_alloc(engine->arena, engine->n, sizeof *all), heads = engine->model->n_head / engine->model->n_head_kv;
+    const sp_model *m = engine->model;
+    size_t *all = sp_arena_alloc(engine->arena, engine->n, sizeof *all), heads = m->n_head / m->n_head_kv;
     if (!all) return SP_ERR_MEMORY;
     for (size_t r = 0; r < engine->n; r++) all[r] = engine->first_row + r;
-    sp_status st = sp_plan_attention(&engine->plan, pass->tree, all, engine->n, heads, engine->arena);
-    return st ? st : sp_plan_attention(&engine->read_plan, pass->tree, pass->read_rows, pass->n_read, heads, engine->arena);
+    const struct {
+        sp_attention_plan *plan;
+        const size_t *rows;
+        size_t n_rows, window;
+    } wanted[] = {{&engine->plan, all, engine->n, 0},
+                  {&engine->read_plan, pass->read_rows, pass->n_read, 0},
+                  {&engine->windowed_plan, all, engine->n, m->window},
+                  {&engine->windowed_read_plan, pass->read_rows, pass->n_read, m->window}};
+    sp_status st = SP_OK;
+    for (size_t i = 0; i < (m->window ? 4 : 2) && !st; i++)
+        st =
+            sp_plan_attention(wanted[i].plan, pass->tree, wanted[i].rows, wanted[i].n_rows, heads, wanted[i].window, engine->arena);
+    return st;
 }
 
 static size_t count_prompt_rows(const sp_engine *engine)

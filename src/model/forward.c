@@ -49,6 +49,23 @@ sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t
     return SP_OK;
 }
 
+/* y (n, d), rows ldy apart, += b (d) in every row; nothing where b is NULL. A bias does not change what backward computes. */
+static void add_bias(float *y, size_t ldy, const float *b, size_t n, size_t d)
+{
+    if (!b) return;
+#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
+    for (size_t r = 0; r < n; r++)
+        for (size_t i = 0; i < d; i++) y[r * ldy + i] += b[i];
+}
+
+static void add_qkv_bias(sp_projections *p, const sp_engine *engine, const float *bias, size_t n_queries)
+{
+    size_t q_dim = sp_model_q_dim(engine->model), kv_width = 2 * sp_model_kv_dim(engine->model);
+    if (!bias) return;
+    add_bias(p->q, p->ldq, bias, n_queries, q_dim);
+    add_bias(p->kv, p->ldkv, bias + q_dim, engine->n, kv_width);
+}
+
 static sp_status project_all(sp_projections *p, sp_engine *engine, const sp_layer_weights *w, const float *normed)
 {
     size_t d = engine->model->d_model;
@@ -68,28 +85,72 @@ static sp_status project_read(sp_projections *p, sp_engine *engine, const sp_lay
     return st ? st : sp_linear(p->kv, p->ldkv, normed, d, &kv, engine->n, false, m->compute, engine->arena);
 }
 
-/* Turns queries and keys by their positions, and puts keys and values where attention reads them. */
+/* Each head of rows (n, n_heads, d_head), ld apart, becomes its norm; what it was goes to `plain`, rows behind each other. */
+static sp_status normalise_rows(const float **plain, const float **rrms, float *rows, size_t ld, const float *w,
+                                const sp_engine *engine, size_t n, size_t n_heads)
+{
+    const sp_model *m = engine->model;
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t d = m->d_head, width = n_heads * d;
+    float *kept = sp_arena_alloc(engine->arena, n * width, sizeof *kept);
+    float *factors = sp_arena_alloc(engine->arena, n * n_heads, sizeof *factors);
+    if (!kept || !factors) return SP_ERR_MEMORY;
+    *plain = kept;
+    *rrms = factors;
+    double begin = sp_seconds();
+#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
+    for (size_t r = 0; r < n; r++) {
+        memcpy(kept + r * width, rows + r * ld, width * sizeof *kept);
+        for (size_t h = 0; h < n_heads; h++)
+            factors[r * n_heads + h] = kernels->rms_norm(rows + r * ld + h * d, kept + r * width + h * d, w, m->norm_eps, d);
+    }
+    sp_profile_add_region(SP_PART_NORM, begin);
+    return SP_OK;
+}
+
+static sp_status normalise_heads(sp_layer_state *state, sp_projections *p, const sp_engine *engine, const sp_layer_weights *w,
+                                 size_t n_queries)
+{
+    const sp_model *m = engine->model;
+    sp_status st = SP_OK;
+    state->plain_q = state->plain_k = NULL;
+    if (w->vectors.q_norm)
+        st = normalise_rows(&state->plain_q, &state->rrms_heads, p->q, p->ldq, w->vectors.q_norm, engine, n_queries, m->n_head);
+    if (w->vectors.k_norm && !st)
+        st = normalise_rows(&state->plain_k, &state->rrms_heads_kv, p->kv, p->ldkv, w->vectors.k_norm, engine, engine->n,
+                            m->n_head_kv);
+    return st;
+}
+
+/* Puts keys and values of rows first .. first + n where attention reads them. */
+static void store_rows(const sp_engine *engine, size_t layer, const sp_projections *p, size_t first, size_t n)
+{
+    size_t kv_dim = sp_model_kv_dim(engine->model);
+    const sp_layer_store *store = &engine->stores[layer];
+    float *kt = store->kt + engine->first_row, *v = store->v + engine->first_row * kv_dim;
+    for (size_t r = first; r < first + n; r++) memcpy(v + r * kv_dim, p->kv + r * p->ldkv + kv_dim, kv_dim * sizeof(float));
+    for (size_t i = 0; i < kv_dim; i++)
+        for (size_t r = first; r < first + n; r++) kt[i * store->ld + r] = p->kv[r * p->ldkv + i];
+}
+
+/* Turns queries and keys by their positions, where the layer has RoPE, and stores keys and values. */
 static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections *p, const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
-    size_t kv_dim = sp_model_kv_dim(m);
-    const sp_layer_store *store = &engine->stores[layer];
-    float *kt = store->kt + engine->first_row, *v = store->v + engine->first_row * kv_dim;
+    const sp_rope *rope = sp_model_rope(m, layer);
+    const size_t *positions = engine->positions;
 #pragma omp parallel if (engine->n > FEW_ROWS)
     {
 #pragma omp for schedule(static) nowait
         for (size_t i = 0; i < plan->n_queries; i++)
-            sp_rope_turn(p->q + i * p->ldq, m->rope, engine->positions[plan->query_rows[i] - engine->first_row], m->n_head,
-                         m->d_head, 1);
+            if (rope)
+                sp_rope_turn(p->q + i * p->ldq, rope, positions[plan->query_rows[i] - engine->first_row], m->n_head, m->d_head, 1);
 #pragma omp for schedule(static)
         for (size_t first = 0; first < engine->n; first += ROWS_OF_A_LINE) {
             size_t n = engine->n - first < ROWS_OF_A_LINE ? engine->n - first : ROWS_OF_A_LINE;
-            for (size_t r = first; r < first + n; r++) {
-                sp_rope_turn(p->kv + r * p->ldkv, m->rope, engine->positions[r], m->n_head_kv, m->d_head, 1);
-                memcpy(v + r * kv_dim, p->kv + r * p->ldkv + kv_dim, kv_dim * sizeof(float));
-            }
-            for (size_t i = 0; i < kv_dim; i++)
-                for (size_t r = first; r < first + n; r++) kt[i * store->ld + r] = p->kv[r * p->ldkv + i];
+            for (size_t r = first; rope && r < first + n; r++)
+                sp_rope_turn(p->kv + r * p->ldkv, rope, positions[r], m->n_head_kv, m->d_head, 1);
+            store_rows(engine, layer, p, first, n);
         }
     }
 }
@@ -119,10 +180,40 @@ static sp_status project(sp_projections *p, float *rrms, const float *x, sp_engi
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     float *normed = sp_arena_alloc(engine->arena, engine->n * m->d_model, sizeof(float));
     if (!normed) return SP_ERR_MEMORY;
-    normalise(normed, rrms, x, w->attn_norm, m->norm_eps, engine->n, m->d_model);
+    normalise(normed, rrms, x, w->vectors.attn_norm, m->norm_eps, engine->n, m->d_model);
     sp_status st = sp_is_last_layer(engine, layer) ? project_read(p, engine, w, normed, plan) : project_all(p, engine, w, normed);
+    if (!st) add_qkv_bias(p, engine, w->vectors.qkv_bias, plan->n_queries);
     sp_arena_reset(engine->arena, mark);
     return st;
+}
+
+static sp_status allocate_branch(sp_branch *out, const sp_engine *engine, const float *norm, size_t n)
+{
+    *out = (sp_branch){NULL, NULL};
+    if (!norm) return SP_OK;
+    out->x = sp_arena_alloc(engine->arena, n * engine->model->d_model, sizeof *out->x);
+    out->rrms = sp_arena_alloc(engine->arena, n, sizeof *out->rrms);
+    return out->x && out->rrms ? SP_OK : SP_ERR_MEMORY;
+}
+
+/* stream (n, d_model) += y = in W^T + bias, or norm(y), where the branch is there to keep y. */
+static sp_status add_branch(float *stream, const sp_branch *branch, const float *in, const sp_weight *w, const float *bias,
+                            const float *norm, const sp_engine *engine, size_t n)
+{
+    const sp_model *m = engine->model;
+    size_t d = m->d_model;
+    float *y = norm ? branch->x : stream;
+    sp_status st = sp_linear(y, d, in, w->n_in, w, n, !norm, m->compute, engine->arena);
+    if (st) return st;
+    add_bias(y, d, bias, n, d);
+    if (!norm) return SP_OK;
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    float *normed = sp_arena_alloc(engine->arena, n * d, sizeof *normed);
+    if (!normed) return SP_ERR_MEMORY;
+    normalise(normed, branch->rrms, y, norm, m->norm_eps, n, d);
+    for (size_t i = 0; i < n * d; i++) stream[i] += normed[i];
+    sp_arena_reset(engine->arena, mark);
+    return SP_OK;
 }
 
 /* x_mid = x + attention(norm(x)), for the plan's queries. */
@@ -130,12 +221,14 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
                                  const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
-    size_t d = m->d_model, q_dim = sp_model_q_dim(m);
+    size_t d = m->d_model;
     float *rrms = sp_arena_alloc(engine->arena, engine->n, sizeof(float));
     float *x_mid = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     sp_projections p;
     sp_status st = rrms && x_mid ? sp_projections_allocate(&p, engine, layer, 0) : SP_ERR_MEMORY;
+    if (!st) st = allocate_branch(&state->attn_branch, engine, w->vectors.attn_post_norm, plan->n_queries);
     if (!st) st = project(&p, rrms, state->x, engine, layer, w, plan);
+    if (!st) st = normalise_heads(state, &p, engine, w, plan->n_queries);
     if (st) return st;
     turn_and_store(engine, layer, &p, plan);
     state->rrms = rrms;
@@ -144,10 +237,11 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     state->x_mid = x_mid;
     if ((st = attend(state, engine, layer, plan))) return st;
     gather_queries(x_mid, state->x, engine, plan, d);
-    return sp_linear(x_mid, d, state->attended, q_dim, &w->out, plan->n_queries, true, m->compute, engine->arena);
+    return add_branch(x_mid, &state->attn_branch, state->attended, &w->out, w->vectors.out_bias, w->vectors.attn_post_norm, engine,
+                      plan->n_queries);
 }
 
-/* x_out = x_mid + down(silu(gate) * up). */
+/* x_out = x_mid + down(activation(gate) * up). */
 static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w, size_t n)
 {
     const sp_model *m = engine->model;
@@ -155,21 +249,23 @@ static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engi
     size_t d = m->d_model, d_ffn = m->d_ffn;
     float *rrms = sp_arena_alloc(engine->arena, n, sizeof(float));
     float *gate_up = sp_arena_alloc(engine->arena, n * 2 * d_ffn, sizeof(float));
+    sp_status st = allocate_branch(&state->ffn_branch, engine, w->vectors.ffn_post_norm, n);
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     float *normed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
     float *h = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
-    if (!rrms || !gate_up || !normed || !h) return SP_ERR_MEMORY;
+    if (st || !rrms || !gate_up || !normed || !h) return SP_ERR_MEMORY;
     state->rrms_mid = rrms;
     state->gate_up = gate_up;
-    normalise(normed, rrms, state->x_mid, w->ffn_norm, m->norm_eps, n, d);
-    sp_status st = sp_linear(gate_up, 2 * d_ffn, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
+    normalise(normed, rrms, state->x_mid, w->vectors.ffn_norm, m->norm_eps, n, d);
+    st = sp_linear(gate_up, 2 * d_ffn, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
     if (st) return st;
+    void (*activate)(float *, const float *, const float *, size_t) = m->architecture->gelu ? kernels->geglu : kernels->swiglu;
     double begin = sp_seconds();
 #pragma omp parallel for schedule(static) if (n > FEW_ROWS)
-    for (size_t r = 0; r < n; r++) kernels->swiglu(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
+    for (size_t r = 0; r < n; r++) activate(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
     sp_profile_add_region(SP_PART_ACTIVATION, begin);
     memcpy(x_out, state->x_mid, n * d * sizeof *x_out);
-    st = sp_linear(x_out, d, h, d_ffn, &w->down, n, true, m->compute, engine->arena);
+    st = add_branch(x_out, &state->ffn_branch, h, &w->down, NULL, w->vectors.ffn_post_norm, engine, n);
     sp_arena_reset(engine->arena, mark);
     return st;
 }

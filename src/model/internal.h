@@ -6,6 +6,7 @@
 
 #include "base/arena.h"
 #include "format/gguf.h"
+#include "model/architecture.h"
 #include "model/engine.h"
 #include "model/model.h"
 #include "tensor/attention.h"
@@ -13,40 +14,55 @@
 #include "tensor/rope.h"
 #include "text/tokenizer.h"
 
-typedef struct sp_layer_tensors { /* as they stand in the file */
-    const sp_gguf_tensor *attn_norm, *q, *k, *v, *out, *ffn_norm, *gate, *up, *down;
+enum { SP_MAX_D_HEAD = 1 << 12 };
+
+typedef struct sp_layer_tensors { /* as they stand in the file; NULL where there is none */
+    const sp_gguf_tensor *of[SP_N_LAYER_TENSORS];
 } sp_layer_tensors;
+
+typedef struct sp_layer_vectors {                /* a layer's small tensors, in f32 */
+    const float *attn_norm, *ffn_norm;           /* (d_model) */
+    const float *qkv_bias;                       /* (q_dim + 2 kv_dim), or NULL */
+    const float *out_bias;                       /* (d_model), or NULL */
+    const float *q_norm, *k_norm;                /* (d_head), or NULL */
+    const float *attn_post_norm, *ffn_post_norm; /* (d_model), or NULL */
+} sp_layer_vectors;
 
 struct sp_model {
     sp_gguf *gguf;
     sp_tokenizer *tokenizer;
-    char *path, *name, *architecture;
+    char *path, *name;
+    const sp_architecture *architecture;
     int n_threads;
     size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
+    size_t window, global_period; /* sp_model_has_window */
     float norm_eps;
-    sp_rope *rope;
+    float embedding_scale, attention_scale;
+    sp_rope *rope, *local_rope; /* local_rope: of layers with a window, NULL where they have the others' */
     sp_layer_tensors *layers;
     const sp_gguf_tensor *embedding, *output_norm, *output; /* output == embedding: tied */
     uint64_t n_parameters;
 
-    sp_weights weights;                 /* MAPPED or F32, once loaded */
-    sp_compute compute;                 /* F32 or BF16, once loaded */
-    float *expanded;                    /* F32: all layers, then the output head; MAPPED: NULL */
-    bool *is_expanded;                  /* F32: (n_layer + 1) */
-    float *output_norm_f32, *norms_f32; /* (d_model), (n_layer, 2, d_model): small, always expanded */
+    sp_weights weights;        /* MAPPED or F32, once loaded */
+    sp_compute compute;        /* F32 or BF16, once loaded */
+    float *expanded;           /* F32: all layers, then the output head; MAPPED: NULL */
+    bool *is_expanded;         /* F32: (n_layer + 1) */
+    float *output_norm_f32;    /* (d_model): small, always expanded, as are all vectors */
+    float *vectors_f32;        /* what `vectors` points into */
+    sp_layer_vectors *vectors; /* (n_layer) */
 };
 
 /* ---- weights.c: tensors as products read them ---- */
 
 typedef struct sp_layer_weights {
-    const float *attn_norm, *ffn_norm; /* (d_model) */
-    sp_weight qkv;                     /* q, k, v: (q_dim + 2 kv_dim, d_model) */
-    sp_weight out;                     /* (d_model, q_dim) */
-    sp_weight gate_up;                 /* gate, up: (2 d_ffn, d_model) */
-    sp_weight down;                    /* (d_model, d_ffn) */
+    sp_layer_vectors vectors;
+    sp_weight qkv;     /* q, k, v: (q_dim + 2 kv_dim, d_model) */
+    sp_weight out;     /* (d_model, q_dim) */
+    sp_weight gate_up; /* gate, up: (2 d_ffn, d_model) */
+    sp_weight down;    /* (d_model, d_ffn) */
 } sp_layer_weights;
 
-sp_status sp_weights_prepare(sp_model *model, sp_weights wanted); /* allocates, expands the norms */
+sp_status sp_weights_prepare(sp_model *model, sp_weights wanted); /* allocates, expands the vectors */
 
 /* Cannot fail: all that could was checked by sp_weights_prepare. */
 void sp_weights_get_layer(sp_layer_weights *out, sp_model *model, size_t layer);
@@ -64,29 +80,51 @@ static inline size_t sp_model_kv_dim(const sp_model *model)
     return model->n_head_kv * model->d_head;
 }
 
+/* Does a layer's attention reach back only `window` positions? All layers do where there is a window, but for the last of every
+ * global_period. */
+static inline bool sp_model_has_window(const sp_model *model, size_t layer)
+{
+    return model->window && !(model->global_period && (layer + 1) % model->global_period == 0);
+}
+
+/* What turns a layer's queries and keys; NULL: nothing does. */
+static inline const sp_rope *sp_model_rope(const sp_model *model, size_t layer)
+{
+    size_t period = model->architecture->no_rope_period;
+    if (period && (layer + 1) % period == 0) return NULL;
+    return model->local_rope && sp_model_has_window(model, layer) ? model->local_rope : model->rope;
+}
+
 static inline sp_attention_shape sp_model_attention_shape(const sp_model *model)
 {
-    return (sp_attention_shape){model->n_head, model->n_head_kv, model->d_head, 1 / sqrtf((float)model->d_head)};
+    return (sp_attention_shape){model->n_head, model->n_head_kv, model->d_head, model->attention_scale};
 }
 
 /* ---- plan.c: which queries see which spans ---- */
 
-/* Tiles for `rows` (ascending) of the tree; all in `arena`, as is the copy of rows. */
+/* Tiles for `rows` (ascending) of the tree; all in `arena`, as is the copy of rows. window: as in sp_attention_plan. */
 sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const size_t *rows, size_t n_rows, size_t heads_per_key,
-                            sp_arena *arena);
+                            size_t window, sp_arena *arena);
 
 /* ---- engine.c, forward.c, backward.c, given.c ---- */
+
+typedef struct sp_branch { /* what a block adds to the stream, where a norm stands behind it; else NULL */
+    float *x, *rrms;       /* (n_queries, d_model) before that norm, (n_queries) */
+} sp_branch;
 
 typedef struct sp_layer_state { /* what a layer's backward reads */
     const float *x;             /* (n, d_model) its input */
     const float *rrms;          /* (n) of attn_norm */
     const float *q;             /* (n_queries, q_dim), rows ldq apart, turned by RoPE */
     size_t ldq;
-    const float *attended; /* (n_queries, q_dim) */
-    const float *lse;      /* (n_queries, n_head) */
-    const float *x_mid;    /* (n_queries, d_model) behind attention */
-    const float *rrms_mid; /* (n_queries) of ffn_norm */
-    float *gate_up;        /* (n_queries, 2 d_ffn); backward overwrites it */
+    const float *plain_q, *plain_k; /* (n_queries, q_dim), (n, kv_dim) before the norm of heads; NULL where there is none */
+    const float *rrms_heads, *rrms_heads_kv; /* (n_queries, n_head), (n, n_head_kv) of that norm */
+    const float *attended;                   /* (n_queries, q_dim) */
+    const float *lse;                        /* (n_queries, n_head) */
+    const float *x_mid;                      /* (n_queries, d_model) behind attention */
+    const float *rrms_mid;                   /* (n_queries) of ffn_norm */
+    float *gate_up;                          /* (n_queries, 2 d_ffn); backward overwrites it */
+    sp_branch attn_branch, ffn_branch;
 } sp_layer_state;
 
 typedef struct sp_layer_store { /* one layer's keys and values of the tree's rows */
@@ -102,11 +140,12 @@ struct sp_engine {
 
     /* The present pass. */
     const sp_tree *tree;
-    size_t first_row, n;         /* rows computed: first_row .. first_row + n */
-    size_t n_prompt;             /* of the tree's rows virtual tokens, at the start */
-    size_t n_given;              /* rows whose keys and values were given: first_row where backward is to follow, or 0 */
-    size_t *positions;           /* (n) */
-    sp_attention_plan plan;      /* of every row */
+    size_t first_row, n;    /* rows computed: first_row .. first_row + n */
+    size_t n_prompt;        /* of the tree's rows virtual tokens, at the start */
+    size_t n_given;         /* rows whose keys and values were given: first_row where backward is to follow, or 0 */
+    size_t *positions;      /* (n) */
+    sp_attention_plan plan; /* of every row */
+    sp_attention_plan windowed_plan, windowed_read_plan; /* the same two for layers with a window, where there are any */
     sp_attention_plan read_plan; /* of the rows that are read: all that the last layer computes behind its keys */
     sp_layer_state *layers;      /* (n_layer) when kept, else NULL */
     float *hidden;               /* (n_read, d_model) output of the last layer */
@@ -143,6 +182,8 @@ static inline bool sp_is_last_layer(const sp_engine *engine, size_t layer)
 
 static inline const sp_attention_plan *sp_layer_plan(const sp_engine *engine, size_t layer)
 {
+    if (sp_model_has_window(engine->model, layer))
+        return sp_is_last_layer(engine, layer) ? &engine->windowed_read_plan : &engine->windowed_plan;
     return sp_is_last_layer(engine, layer) ? &engine->read_plan : &engine->plan;
 }
 

@@ -12,13 +12,14 @@
 
 #include "base/status.h"
 #include "model/internal.h"
+#include "tensor/kernels.h"
 
 /* ---- metadata ---- */
 
 /* "<architecture>.<name>": the keys of hyperparameters. */
 static const char *key_of(char key[128], const sp_model *m, const char *name)
 {
-    snprintf(key, 128, "%s.%s", m->architecture, name);
+    snprintf(key, 128, "%s.%s", m->architecture->name, name);
     return key;
 }
 
@@ -62,12 +63,14 @@ static sp_status copy_string(char **out, const sp_gguf *gguf, const char *key)
 
 static sp_status read_architecture(sp_model *m)
 {
+    char *name = NULL, known[256];
     sp_status st = copy_string(&m->name, m->gguf, "general.name");
-    if (!st) st = copy_string(&m->architecture, m->gguf, "general.architecture");
-    if (st) return st;
-    if (strcmp(m->architecture, "llama") == 0) return SP_OK;
-    return sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: llama", m->path,
-                   m->architecture);
+    if (!st) st = copy_string(&name, m->gguf, "general.architecture");
+    if (!st && !(m->architecture = sp_architecture_find(name)))
+        st = sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: %s", m->path, name,
+                     sp_architecture_list(known, sizeof known));
+    free(name);
+    return st;
 }
 
 /* Mixtures of experts call themselves llama too. */
@@ -80,6 +83,14 @@ static sp_status refuse_experts(const sp_model *m)
     if (st || n == 0) return st;
     return sp_fail(SP_ERR_UNSUPPORTED, "%s: a mixture of %" PRIu32 " experts, which this version does not run; use a dense model",
                    m->path, n);
+}
+
+/* The largest gemma3 scales its scores by another number, which its file does not give. */
+static sp_status refuse_gemma_27b(const sp_model *m)
+{
+    if (strcmp(m->architecture->name, "gemma3") != 0 || m->n_layer != 62) return SP_OK;
+    return sp_fail(SP_ERR_UNSUPPORTED,
+                   "%s: gemma3 of 62 layers scales attention in a way this version does not know; use a smaller one", m->path);
 }
 
 /* Limits are far above any model, and low enough that no product of two of them wraps. */
@@ -96,12 +107,47 @@ static sp_status read_sizes(sp_model *m)
     if (m->n_head % m->n_head_kv)
         return sp_fail(SP_ERR_FORMAT, "%s: %zu heads cannot share %zu key heads evenly", m->path, m->n_head, m->n_head_kv);
     size_t even_share = m->d_model / m->n_head, d_value;
-    if ((st = read_size(&m->d_head, m, "attention.key_length", even_share ? even_share : 1, 1 << 12))) return st;
-    if ((st = read_size(&d_value, m, "attention.value_length", m->d_head, 1 << 12))) return st;
+    if ((st = read_size(&m->d_head, m, "attention.key_length", even_share ? even_share : 1, SP_MAX_D_HEAD))) return st;
+    if ((st = read_size(&d_value, m, "attention.value_length", m->d_head, SP_MAX_D_HEAD))) return st;
     if (d_value != m->d_head)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value,
                        m->d_head);
+    m->attention_scale = 1 / sqrtf((float)m->d_head);
+    m->embedding_scale = m->architecture->scale_embeddings ? sqrtf((float)m->d_model) : 1;
+    return refuse_gemma_27b(m);
+}
+
+/* Scores or logits through a tanh: gemma2 has them. Nothing here would. */
+static sp_status refuse_soft_caps(sp_model *m)
+{
+    static const char *const names[] = {"attn_logit_softcapping", "final_logit_softcapping"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char key[128];
+        float cap = 0;
+        sp_status st = read_float(&cap, m, names[i], 0);
+        if (st) return st;
+        if (cap != 0)
+            return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s is %g; this version has no soft caps", m->path, key_of(key, m, names[i]),
+                           (double)cap);
+    }
     return SP_OK;
+}
+
+/* A window as long as the context is none. */
+static sp_status read_window(sp_model *m)
+{
+    char key[128];
+    uint32_t window = 0;
+    if (!sp_gguf_has(m->gguf, key_of(key, m, "attention.sliding_window"))) return SP_OK;
+    sp_status st = sp_gguf_get_u32(&window, m->gguf, key);
+    if (st || window >= m->context_length) return st;
+    if (window && !m->architecture->has_window)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s is %" PRIu32 ", but this version knows no windows in the %s architecture",
+                       m->path, key, window, m->architecture->name);
+    m->window = window;
+    m->global_period = m->architecture->global_period;
+    if (!sp_gguf_has(m->gguf, key_of(key, m, "attention.sliding_window_pattern"))) return SP_OK;
+    return read_size(&m->global_period, m, "attention.sliding_window_pattern", 0, m->n_layer);
 }
 
 /* ---- rotary embedding ---- */
@@ -148,9 +194,19 @@ static sp_status check_frequency_factors(const sp_model *m, const sp_gguf_tensor
     return SP_OK;
 }
 
+/* Layers with a window need no stretching. */
+static sp_status make_local_rope(sp_model *m, const sp_rope_options *global)
+{
+    sp_rope_options o = {.n_rot = global->n_rot, .by_halves = global->by_halves};
+    sp_status st = read_float(&o.theta, m, "rope.freq_base_swa", m->architecture->local_rope_base);
+    if (!st && !(o.theta > 1))
+        st = sp_fail(SP_ERR_FORMAT, "%s: RoPE with base %g; a base above 1 was expected", m->path, (double)o.theta);
+    return st ? st : sp_rope_create(&m->local_rope, &o);
+}
+
 static sp_status make_rope(sp_model *m)
 {
-    sp_rope_options o = {0};
+    sp_rope_options o = {.by_halves = m->architecture->rope_by_halves};
     const sp_gguf_tensor *factors = sp_gguf_find_tensor(m->gguf, "rope_freqs.weight");
     sp_status st = read_size(&o.n_rot, m, "rope.dimension_count", m->d_head, m->d_head);
     if (!st) st = read_float(&o.theta, m, "rope.freq_base", 10000);
@@ -162,7 +218,8 @@ static sp_status make_rope(sp_model *m)
                        m->path, o.n_rot, (double)o.theta);
     if (factors && (st = check_frequency_factors(m, factors, o.n_rot / 2))) return st;
     o.frequency_factors = factors ? factors->data : NULL;
-    return sp_rope_create(&m->rope, &o);
+    st = sp_rope_create(&m->rope, &o);
+    return st || m->architecture->local_rope_base == 0 ? st : make_local_rope(m, &o);
 }
 
 /* ---- tensors ---- */
@@ -182,22 +239,22 @@ static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, cons
     return SP_OK;
 }
 
-static sp_status find_layer(sp_layer_tensors *t, const sp_model *m, size_t layer)
+static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t layer)
 {
-    const size_t d = m->d_model, q_dim = sp_model_q_dim(m), kv_dim = sp_model_kv_dim(m);
-    const struct {
-        const sp_gguf_tensor **out;
-        const char *name;
-        size_t width, rows;
-    } wanted[] = {
-        {&t->attn_norm, "attn_norm", d, 0},  {&t->q, "attn_q", d, q_dim},        {&t->k, "attn_k", d, kv_dim},
-        {&t->v, "attn_v", d, kv_dim},        {&t->out, "attn_output", q_dim, d}, {&t->ffn_norm, "ffn_norm", d, 0},
-        {&t->gate, "ffn_gate", d, m->d_ffn}, {&t->up, "ffn_up", d, m->d_ffn},    {&t->down, "ffn_down", m->d_ffn, d},
-    };
-    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+    const size_t lengths[SP_N_LENGTHS] = {[SP_ONE] = 0,
+                                          [SP_D_MODEL] = m->d_model,
+                                          [SP_D_HEAD] = m->d_head,
+                                          [SP_Q_DIM] = sp_model_q_dim(m),
+                                          [SP_KV_DIM] = sp_model_kv_dim(m),
+                                          [SP_D_FFN] = m->d_ffn};
+    for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++) {
+        const sp_layer_tensor_form *form = &sp_layer_tensor_forms[i];
         char name[64];
-        snprintf(name, sizeof name, "blk.%zu.%s.weight", layer, wanted[i].name);
-        sp_status st = find_tensor(wanted[i].out, m, name, wanted[i].width, wanted[i].rows);
+        snprintf(name, sizeof name, "blk.%zu.%s", layer, form->name);
+        bool wanted = m->architecture->required >> i & 1;
+        if (m->architecture->optional >> i & 1) wanted = sp_gguf_find_tensor(m->gguf, name) != NULL;
+        if (!wanted) continue;
+        sp_status st = find_tensor(&out->of[i], m, name, lengths[form->width], lengths[form->rows]);
         if (st) return st;
     }
     return SP_OK;
@@ -206,13 +263,9 @@ static sp_status find_layer(sp_layer_tensors *t, const sp_model *m, size_t layer
 static bool is_used(const sp_model *m, const sp_gguf_tensor *t)
 {
     if (t == m->embedding || t == m->output || t == m->output_norm || strcmp(t->name, "rope_freqs.weight") == 0) return true;
-    for (size_t l = 0; l < m->n_layer; l++) {
-        const sp_layer_tensors *layer = &m->layers[l];
-        const sp_gguf_tensor *used[] = {layer->attn_norm, layer->q,    layer->k,  layer->v,   layer->out,
-                                        layer->ffn_norm,  layer->gate, layer->up, layer->down};
-        for (size_t i = 0; i < sizeof used / sizeof *used; i++)
-            if (t == used[i]) return true;
-    }
+    for (size_t l = 0; l < m->n_layer; l++)
+        for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++)
+            if (t == m->layers[l].of[i]) return true;
     return false;
 }
 
@@ -223,14 +276,16 @@ static uint64_t count_values(const sp_gguf_tensor *t)
 
 static sp_status check_all_used(sp_model *m)
 {
-    size_t n = sp_gguf_n_tensors(m->gguf), expected = m->n_layer * 9 + 2 + (m->output != m->embedding);
+    size_t n = sp_gguf_n_tensors(m->gguf), expected = 2 + (m->output != m->embedding);
     expected += sp_gguf_find_tensor(m->gguf, "rope_freqs.weight") != NULL;
+    for (size_t i = 0; i < m->n_layer * SP_N_LAYER_TENSORS; i++)
+        expected += m->layers[i / SP_N_LAYER_TENSORS].of[i % SP_N_LAYER_TENSORS] != NULL;
     for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_gguf_tensor_at(m->gguf, i));
     for (size_t i = 0; n != expected && i < n; i++) {
         const sp_gguf_tensor *t = sp_gguf_tensor_at(m->gguf, i);
         if (!is_used(m, t))
             return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s is no part of the %s architecture as this version runs it", m->path,
-                           t->name, m->architecture);
+                           t->name, m->architecture->name);
     }
     return SP_OK;
 }
@@ -259,7 +314,9 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     m->n_threads = options->n_threads > 0 ? options->n_threads : machine.n_threads;
     sp_status st;
     if ((st = sp_gguf_open(&m->gguf, path))) return st;
-    if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = read_sizes(m)) || (st = make_rope(m))) return st;
+    if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = refuse_soft_caps(m)) || (st = read_sizes(m)) ||
+        (st = read_window(m)) || (st = make_rope(m)))
+        return st;
     if ((st = sp_tokenizer_from_gguf(&m->tokenizer, m->gguf))) return st;
     m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
     if ((st = find_tensors(m))) return st;
@@ -287,14 +344,15 @@ void sp_model_free(sp_model *m)
     if (!m) return;
     sp_tokenizer_free(m->tokenizer);
     sp_rope_free(m->rope);
+    sp_rope_free(m->local_rope);
     free(m->layers);
     free(m->expanded);
     free(m->is_expanded);
-    free(m->norms_f32);
+    free(m->vectors);
+    free(m->vectors_f32);
     free(m->output_norm_f32);
     free(m->path);
     free(m->name);
-    free(m->architecture);
     sp_gguf_close(m->gguf);
     free(m);
 }
@@ -303,7 +361,7 @@ void sp_model_get_info(sp_model_info *out, const sp_model *m)
 {
     *out = (sp_model_info){
         .path = m->path,
-        .architecture = m->architecture,
+        .architecture = m->architecture->name,
         .name = m->name,
         .n_layer = m->n_layer,
         .d_model = m->d_model,
@@ -350,6 +408,8 @@ sp_status sp_model_embed(float *out, const sp_model *m, const int32_t *tokens, s
         if (tokens[i] < 0 || (size_t)tokens[i] >= m->n_vocab)
             return sp_fail(SP_ERR_ARGUMENT, "token %d is outside the model's vocabulary of %zu", (int)tokens[i], m->n_vocab);
         sp_weights_expand_rows(out + i * m->d_model, m->embedding, (size_t)tokens[i], 1);
+        if (m->embedding_scale != 1)
+            sp_kernels_select()->scale(out + i * m->d_model, out + i * m->d_model, m->embedding_scale, m->d_model);
     }
     return SP_OK;
 }
@@ -382,6 +442,7 @@ sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_m
     }
     free(row);
     *mean = sum / n;
-    *deviation = sqrt(fmax(squares / n - *mean * *mean, 0));
+    *deviation = sqrt(fmax(squares / n - *mean * *mean, 0)) * (double)m->embedding_scale;
+    *mean *= (double)m->embedding_scale;
     return SP_OK;
 }

@@ -17,7 +17,8 @@ sp_compute sp_model_compute(const sp_model *model); /* F32 or BF16 */
 
 int sp_model_n_threads(const sp_model *model); /* what it was loaded with, the machine's where that was 0 */
 
-/* Mean and standard deviation over all entries of the embedding matrix: what random initialisation is scaled by. */
+/* Mean and standard deviation over all entries of the embedding matrix, scaled as sp_model_embed does: what random initialisation
+ * is scaled by. */
 sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_model *model);
 
 #endif

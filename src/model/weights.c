@@ -41,33 +41,80 @@ static uint64_t available_bytes(void)
     return (uint64_t)kib * 1024;
 }
 
-static sp_status expand_norms(sp_model *m)
+/* ---- vectors ---- */
+
+static size_t layer_vector_floats(const sp_model *m)
 {
-    size_t d = m->d_model;
-    m->norms_f32 = malloc(m->n_layer * 2 * d * sizeof(float));
+    return 5 * m->d_model + 2 * m->d_head + sp_model_q_dim(m) + 2 * sp_model_kv_dim(m);
+}
+
+/* The vectors of some roles behind each other at *next, which moves behind them; n[i] zeros for one that the file does not have.
+ * NULL where it has none of them. */
+static const float *expand_vectors(float **next, const sp_layer_tensors *t, const sp_layer_tensor *roles, const size_t *n,
+                                   size_t n_roles)
+{
+    float *first = *next;
+    bool any = false;
+    for (size_t i = 0; i < n_roles; i++) any |= t->of[roles[i]] != NULL;
+    for (size_t i = 0; any && i < n_roles; *next += n[i], i++) {
+        if (t->of[roles[i]])
+            sp_weights_expand_rows(*next, t->of[roles[i]], 0, 1);
+        else
+            memset(*next, 0, n[i] * sizeof(float));
+    }
+    return any ? first : NULL;
+}
+
+static const float *expand_vector(float **next, const sp_layer_tensors *t, sp_layer_tensor role, size_t n)
+{
+    return expand_vectors(next, t, &role, &n, 1);
+}
+
+static sp_status expand_all_vectors(sp_model *m)
+{
+    static const sp_layer_tensor biases[] = {SP_ATTN_Q_BIAS, SP_ATTN_K_BIAS, SP_ATTN_V_BIAS};
+    size_t d = m->d_model, kv_dim = sp_model_kv_dim(m), n_bytes = m->n_layer * layer_vector_floats(m) * sizeof(float);
+    const size_t bias_lengths[] = {sp_model_q_dim(m), kv_dim, kv_dim};
+    m->vectors = calloc(m->n_layer, sizeof *m->vectors);
+    m->vectors_f32 = malloc(n_bytes);
     m->output_norm_f32 = malloc(d * sizeof(float));
-    if (!m->norms_f32 || !m->output_norm_f32) return sp_fail_no_memory(m->n_layer * 2 * d * sizeof(float));
+    if (!m->vectors || !m->vectors_f32 || !m->output_norm_f32) return sp_fail_no_memory(n_bytes);
+    float *next = m->vectors_f32;
     for (size_t l = 0; l < m->n_layer; l++) {
-        sp_weights_expand_rows(m->norms_f32 + 2 * l * d, m->layers[l].attn_norm, 0, 1);
-        sp_weights_expand_rows(m->norms_f32 + (2 * l + 1) * d, m->layers[l].ffn_norm, 0, 1);
+        const sp_layer_tensors *t = &m->layers[l];
+        m->vectors[l] = (sp_layer_vectors){
+            .attn_norm = expand_vector(&next, t, SP_ATTN_NORM, d),
+            .ffn_norm = expand_vector(&next, t, SP_FFN_NORM, d),
+            .qkv_bias = expand_vectors(&next, t, biases, bias_lengths, 3),
+            .out_bias = expand_vector(&next, t, SP_ATTN_OUT_BIAS, d),
+            .q_norm = expand_vector(&next, t, SP_ATTN_Q_NORM, m->d_head),
+            .k_norm = expand_vector(&next, t, SP_ATTN_K_NORM, m->d_head),
+            .attn_post_norm = expand_vector(&next, t, SP_ATTN_POST_NORM, d),
+            .ffn_post_norm = expand_vector(&next, t, SP_FFN_POST_NORM, d),
+        };
     }
     sp_weights_expand_rows(m->output_norm_f32, m->output_norm, 0, 1);
     return SP_OK;
 }
+
+/* ---- matrices ---- */
 
 static bool is_fast(const sp_gguf_tensor *tensor)
 {
     return sp_row_reader_get(tensor->type)->is_fast;
 }
 
+static bool is_matrix(size_t role)
+{
+    return sp_layer_tensor_forms[role].rows != SP_ONE;
+}
+
 static bool all_fast(const sp_model *m)
 {
     bool fast = is_fast(m->output);
-    for (size_t l = 0; l < m->n_layer && fast; l++) {
-        const sp_layer_tensors *t = &m->layers[l];
-        fast = is_fast(t->q) && is_fast(t->k) && is_fast(t->v) && is_fast(t->out) && is_fast(t->gate) && is_fast(t->up) &&
-               is_fast(t->down);
-    }
+    for (size_t l = 0; l < m->n_layer; l++)
+        for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++)
+            if (m->layers[l].of[i] && is_matrix(i)) fast = fast && is_fast(m->layers[l].of[i]);
     return fast;
 }
 
@@ -81,7 +128,7 @@ sp_status sp_weights_prepare(sp_model *m, sp_weights wanted)
         m->expanded = aligned_alloc(64, (n_bytes + 63) / 64 * 64);
         if (!m->is_expanded || !m->expanded) return sp_fail_no_memory(n_bytes);
     }
-    return expand_norms(m);
+    return expand_all_vectors(m);
 }
 
 /* A tensor as it is stored, or, where `kept` is not NULL, as f32 there. */
@@ -106,15 +153,14 @@ static sp_weight stack(const sp_gguf_tensor *const *tensors, size_t n, float **k
 
 void sp_weights_get_layer(sp_layer_weights *out, sp_model *m, size_t layer)
 {
-    const sp_layer_tensors *t = &m->layers[layer];
+    const sp_gguf_tensor *const *of = m->layers[layer].of;
     float *kept = m->expanded ? m->expanded + layer * layer_floats(m) : NULL;
     bool expand = kept && !m->is_expanded[layer];
-    out->attn_norm = m->norms_f32 + 2 * layer * m->d_model;
-    out->ffn_norm = m->norms_f32 + (2 * layer + 1) * m->d_model;
-    out->qkv = stack((const sp_gguf_tensor *[]){t->q, t->k, t->v}, 3, &kept, expand);
-    out->out = stack(&t->out, 1, &kept, expand);
-    out->gate_up = stack((const sp_gguf_tensor *[]){t->gate, t->up}, 2, &kept, expand);
-    out->down = stack(&t->down, 1, &kept, expand);
+    out->vectors = m->vectors[layer];
+    out->qkv = stack(of + SP_ATTN_Q, 3, &kept, expand);
+    out->out = stack(of + SP_ATTN_OUT, 1, &kept, expand);
+    out->gate_up = stack(of + SP_FFN_GATE, 2, &kept, expand);
+    out->down = stack(of + SP_FFN_DOWN, 1, &kept, expand);
     if (expand) m->is_expanded[layer] = true;
 }
 

@@ -5,7 +5,8 @@
  * rows; forward keeps the running maximum and sum of each row (arXiv 2205.14135), backward knows them. Keys and values are read
  * where they stand: copying a block side by side first was tried, and cost what it gained.
  *
- * Blocks of which no query sees anything do not exist, and of those that only some see, only these queries' rows are computed. */
+ * Blocks of which no query sees anything do not exist, and of those that only some see, only these queries' rows are computed;
+ * but for keys that left the window of a tile's later queries: their scores are computed and become zero. */
 #include "tensor/attention.h"
 
 #include <math.h>
@@ -95,10 +96,17 @@ typedef struct key_block {
     size_t first, n;
 } key_block;
 
-/* Of a block's keys, how many row i of the block of queries sees. */
+/* Where in a block the keys end that row i of the block of queries sees. */
 static size_t visible_in_block(const tile_view *view, key_block block, size_t i)
 {
     return smaller(visible_keys(view, i / view->heads) - block.first, block.n);
+}
+
+/* Where they begin: all before has left the row's window. block.n: the row sees nothing of the block. */
+static size_t hidden_in_block(const tile_view *view, key_block block, size_t i)
+{
+    size_t window = view->plan->window, end = window ? visible_keys(view, i / view->heads) : 0;
+    return end > window + block.first ? smaller(end - window - block.first, block.n) : 0;
 }
 
 /* The row of the tree behind a key of the tile; returns how many keys from there on stand side by side. */
@@ -286,15 +294,21 @@ static void weigh(const tile_view *view, key_block block, tile_scratch *s)
     const sp_kernels *kernels = view->kernels;
     size_t first = first_row_seeing(view, block.first);
     for (size_t i = first; i < view->m; i++) {
-        float max = kernels->max(s->weights + i * view->pitch, visible_in_block(view, block, i));
+        size_t begin = hidden_in_block(view, block, i);
+        if (begin == block.n) continue;
+        float max = kernels->max(s->weights + i * view->pitch + begin, visible_in_block(view, block, i) - begin);
         if (!(max > s->max[i])) continue;
         float factor = expf(s->max[i] - max);
         kernels->scale(s->out + i * view->d, s->out + i * view->d, factor, view->d);
         s->sum[i] *= factor;
         s->max[i] = max;
     }
-    for (size_t i = first; i < view->m; i++)
-        s->sum[i] += kernels->softmax(s->weights + i * view->pitch, s->max[i], visible_in_block(view, block, i), block.n);
+    for (size_t i = first; i < view->m; i++) {
+        size_t begin = hidden_in_block(view, block, i), end = visible_in_block(view, block, i);
+        float *weights = s->weights + i * view->pitch;
+        memset(weights, 0, begin * sizeof *weights);
+        if (begin < block.n) s->sum[i] += kernels->softmax(weights + begin, s->max[i], end - begin, block.n - begin);
+    }
 }
 
 static void block_forward(const tile_view *view, key_block block, const sp_keys *keys, const sp_attention_shape *shape,
@@ -467,9 +481,14 @@ static void block_backward(const backward_pass *pass, const tile_view *view, key
     size_t kv_dim = pass->shape->n_head_kv * view->d, column = view->group * view->d, pitch = view->pitch;
     times_columns(s->weights, s->q, pass->keys->kt + column * pass->keys->ld, pass->keys->ld, view, block);
     times_columns(s->dweights, s->dout, pass->other.vt + column * pass->other.ldvt, pass->other.ldvt, view, block);
-    for (size_t i = first_row_seeing(view, block.first); i < view->m; i++)
-        view->kernels->softmax_backward(s->weights + i * pitch, s->dweights + i * pitch, s->lse[i], s->dots[i],
-                                        visible_in_block(view, block, i), block.n);
+    for (size_t i = first_row_seeing(view, block.first); i < view->m; i++) {
+        size_t begin = hidden_in_block(view, block, i), end = visible_in_block(view, block, i);
+        float *weights = s->weights + i * pitch, *dweights = s->dweights + i * pitch;
+        memset(weights, 0, begin * sizeof *weights);
+        memset(dweights, 0, begin * sizeof *dweights);
+        if (begin < block.n)
+            view->kernels->softmax_backward(weights + begin, dweights + begin, s->lse[i], s->dots[i], end - begin, block.n - begin);
+    }
     add_transposed_times(part->dv + column, kv_dim, s->weights, s->dout, view, block);
     add_times_rows(s->dq, s->dweights, pass->other.k + column, kv_dim, view, block);
     add_transposed_times(part->dk + column, kv_dim, s->dweights, s->q, view, block);

@@ -1,7 +1,8 @@
 /* attention.h: attention over a token tree, forward and backward.
  *
  * Keys and values of all rows of the tree stand in one store. A query sees some spans of rows (the runs on its path to the root)
- * whole, and of the last span (its own run) the rows up to itself. Nothing is padded, and no mask is ever stored.
+ * whole, and of the last span (its own run) the rows up to itself; of these, where the plan has a window, only the last so many.
+ * Nothing is padded, and no mask is ever stored.
  *
  *   keys     transposed, kt (n_head_kv, d_head, ld): column r is row r of the tree. Scores of a query with all keys of a span are
  *            then sums of contiguous pieces, whatever the span. ld >= n_rows + SP_KEY_PADDING, the padding readable.
@@ -32,7 +33,8 @@ typedef struct sp_span {
 } sp_span;
 
 /* Neighbouring queries of one run, computed together: first_query .. + n_queries of the plan's query_rows.
- * spans: the path, own run last, neighbours in the tree as one; the last span ends at the tile's last query. */
+ * spans: the path, own run last, neighbours in the tree as one, without what is out of the first query's window; the last span ends
+ * at the tile's last query. */
 typedef struct sp_query_tile {
     size_t first_query, n_queries;
     const sp_span *spans;
@@ -44,6 +46,7 @@ typedef struct sp_attention_plan {
     size_t n_tiles;
     const size_t *query_rows; /* (n_queries): each query's row in the tree */
     size_t n_queries;
+    size_t window; /* a query sees itself and window - 1 keys before it; 0: all keys on its path */
     size_t max_tile_queries, max_tile_keys;
     size_t n_rows; /* of the tree: rows of keys and values */
 } sp_attention_plan;

@@ -336,19 +336,33 @@ static void rms_norm_backward(float *dx, const float *dy, const float *x, const 
     for (i = 0; i < d; i++) dx[i] += rrms * (dy[i] * w[i] - x[i] * along);
 }
 
-/* ---- SwiGLU ---- */
+/* ---- gated activations ---- */
 
 INLINE vec sigmoid(vec z)
 {
     return 1 / (1 + exp_vec(-z));
 }
 
-static void swiglu(float *h, const float *gate, const float *up, size_t n)
+/* Both activations are z sigmoid(t(z)): silu with t = z, gelu with a polynomial close to its integral. */
+#define GELU_LINEAR 1.5957691f  /* 2 sqrt(2 / pi) */
+#define GELU_CUBIC 0.071354816f /* times 0.044715 */
+
+INLINE vec inner(vec z, bool gelu)
+{
+    return gelu ? z * (GELU_LINEAR + GELU_CUBIC * z * z) : z;
+}
+
+INLINE vec inner_slope(vec z, bool gelu)
+{
+    return gelu ? GELU_LINEAR + 3 * GELU_CUBIC * z * z : broadcast(1);
+}
+
+INLINE void gated(float *h, const float *gate, const float *up, size_t n, bool gelu)
 {
     for (size_t i = 0; i < n; i += LANES) {
         size_t part = n - i < LANES ? n - i : 0;
         vec g = part ? load_part(gate + i, part) : load(gate + i), u = part ? load_part(up + i, part) : load(up + i);
-        vec y = g * sigmoid(g) * u;
+        vec y = g * sigmoid(inner(g, gelu)) * u;
         if (part)
             store_part(h + i, y, part);
         else
@@ -356,13 +370,13 @@ static void swiglu(float *h, const float *gate, const float *up, size_t n)
     }
 }
 
-static void swiglu_backward(float *gate, float *up, const float *dh, size_t n)
+INLINE void gated_backward(float *gate, float *up, const float *dh, size_t n, bool gelu)
 {
     for (size_t i = 0; i < n; i += LANES) {
         size_t part = n - i < LANES ? n - i : 0;
         vec g = part ? load_part(gate + i, part) : load(gate + i), u = part ? load_part(up + i, part) : load(up + i);
-        vec d = part ? load_part(dh + i, part) : load(dh + i), s = sigmoid(g);
-        vec dgate = d * u * s * (1 + g * (1 - s)), dup = d * g * s;
+        vec d = part ? load_part(dh + i, part) : load(dh + i), s = sigmoid(inner(g, gelu));
+        vec dgate = d * u * s * (1 + g * inner_slope(g, gelu) * (1 - s)), dup = d * g * s;
         if (part) {
             store_part(gate + i, dgate, part);
             store_part(up + i, dup, part);
@@ -371,6 +385,26 @@ static void swiglu_backward(float *gate, float *up, const float *dh, size_t n)
             store(up + i, dup);
         }
     }
+}
+
+static void swiglu(float *h, const float *gate, const float *up, size_t n)
+{
+    gated(h, gate, up, n, false);
+}
+
+static void swiglu_backward(float *gate, float *up, const float *dh, size_t n)
+{
+    gated_backward(gate, up, dh, n, false);
+}
+
+static void geglu(float *h, const float *gate, const float *up, size_t n)
+{
+    gated(h, gate, up, n, true);
+}
+
+static void geglu_backward(float *gate, float *up, const float *dh, size_t n)
+{
+    gated_backward(gate, up, dh, n, true);
 }
 
 #define NAME_OF_(variant) #variant
@@ -393,6 +427,8 @@ const sp_kernels TABLE_OF(SP_KERNEL_VARIANT) = {
     .rms_norm_backward = rms_norm_backward,
     .swiglu = swiglu,
     .swiglu_backward = swiglu_backward,
+    .geglu = geglu,
+    .geglu_backward = geglu_backward,
     .log_sum_exp = log_sum_exp,
     .exp_scaled = exp_scaled,
 };

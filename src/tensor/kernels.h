@@ -50,6 +50,11 @@ typedef struct sp_kernels {
     /* gate and up become their own gradients: dup = dh silu(gate), dgate = dh up s (1 + gate (1 - s)), s = sigmoid(gate). */
     void (*swiglu_backward)(float *gate, float *up, const float *dh, size_t n);
 
+    /* The same with gelu in place of silu, by tanh: gelu(z) = z sigmoid(t), t = 2 sqrt(2 / pi) (z + 0.044715 z^3). arXiv 1606.08415
+     */
+    void (*geglu)(float *h, const float *gate, const float *up, size_t n);
+    void (*geglu_backward)(float *gate, float *up, const float *dh, size_t n);
+
     /* ln sum exp(x), n >= 1, f64 accumulation over blocks: vocabularies are long. */
     double (*log_sum_exp)(const float *x, size_t n);
 

@@ -10,6 +10,7 @@
 #include "base/status.h"
 
 struct sp_rope {
+    bool by_halves;
     size_t n_pairs, n_positions;
     float *frequencies; /* (n_pairs) */
     float magnitude;    /* of cosines and sines */
@@ -48,6 +49,7 @@ sp_status sp_rope_create(sp_rope **out, const sp_rope_options *options)
     sp_rope *rope = calloc(1, sizeof *rope);
     *out = NULL;
     if (!rope) return sp_fail_no_memory(sizeof *rope);
+    rope->by_halves = options->by_halves;
     rope->n_pairs = options->n_rot / 2;
     rope->magnitude = 1;
     if (options->scaling == SP_ROPE_YARN) rope->magnitude = options->attention_factor * (0.1f * logf(options->factor) + 1);
@@ -86,13 +88,31 @@ sp_status sp_rope_reserve(sp_rope *rope, size_t n_positions)
     return SP_OK;
 }
 
+static void turn_neighbours(float *x, const float *turn, size_t n_pairs, float direction)
+{
+    for (size_t i = 0; i < n_pairs; i++) {
+        float c = turn[2 * i], s = direction * turn[2 * i + 1], a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = a * c - b * s;
+        x[2 * i + 1] = a * s + b * c;
+    }
+}
+
+static void turn_halves(float *x, const float *turn, size_t n_pairs, float direction)
+{
+    for (size_t i = 0; i < n_pairs; i++) {
+        float c = turn[2 * i], s = direction * turn[2 * i + 1], a = x[i], b = x[i + n_pairs];
+        x[i] = a * c - b * s;
+        x[i + n_pairs] = a * s + b * c;
+    }
+}
+
 void sp_rope_turn(float *x, const sp_rope *rope, size_t position, size_t n_heads, size_t d_head, int direction)
 {
     const float *turn = rope->table + position * rope->n_pairs * 2;
-    for (size_t h = 0; h < n_heads; h++, x += d_head)
-        for (size_t i = 0; i < rope->n_pairs; i++) {
-            float c = turn[2 * i], s = (float)direction * turn[2 * i + 1], a = x[2 * i], b = x[2 * i + 1];
-            x[2 * i] = a * c - b * s;
-            x[2 * i + 1] = a * s + b * c;
-        }
+    for (size_t h = 0; h < n_heads; h++, x += d_head) {
+        if (rope->by_halves)
+            turn_halves(x, turn, rope->n_pairs, (float)direction);
+        else
+            turn_neighbours(x, turn, rope->n_pairs, (float)direction);
+    }
 }

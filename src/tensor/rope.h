@@ -2,13 +2,17 @@
 #ifndef SP_TENSOR_ROPE_H
 #define SP_TENSOR_ROPE_H
 
+#include <stdbool.h>
+
 #include "softprompt.h"
 
 typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN } sp_rope_scaling;
 
 typedef struct sp_rope_options {
-    size_t n_rot; /* leading dimensions of a head that turn; even */
-    float theta;  /* base of the frequencies */
+    size_t n_rot;   /* leading dimensions of a head that turn; even */
+    bool by_halves; /* which pairs turn: (i, i + n_rot / 2), as models are trained, or (2i, 2i + 1), as llama GGUF files order them
+                     */
+    float theta;    /* base of the frequencies */
     sp_rope_scaling scaling;
     float factor;                   /* LINEAR, YARN: how far the context is stretched */
     float attention_factor;         /* YARN: times 0.1 ln(factor) + 1, on cosines and sines */
@@ -25,7 +29,7 @@ void sp_rope_free(sp_rope *rope);
 /* Makes the table reach positions 0 .. n_positions - 1; before sp_rope_turn is given any of them. */
 sp_status sp_rope_reserve(sp_rope *rope, size_t n_positions);
 
-/* Turns the pairs (2i, 2i + 1) of each head, in place: x (n_heads, d_head) of one row, the layout of llama GGUF files.
+/* Turns the pairs of each head, in place: x (n_heads, d_head) of one row.
  * direction +1 forward, -1 backward: the transpose of a rotation turns the other way. */
 void sp_rope_turn(float *x, const sp_rope *rope, size_t position, size_t n_heads, size_t d_head, int direction);
 

@@ -1,11 +1,11 @@
-"""hf_model.py: llama GGUF files as transformers models, and back. What the oracle tests compare the engine with.
+"""hf_model.py: GGUF files as transformers models, and back. What the oracle tests compare the engine with.
 
     model = hf_model.load(hf_model.SMOLLM2)             # LlamaForCausalLM in f32, the weights that the file holds, expanded
     tokenizer = hf_model.load_tokenizer(hf_model.SMOLLM2)  # a tokenizers.Tokenizer
     path = hf_model.write_tiny("tiny.gguf", matrix_type="Q8_0", rope="yarn", tie_word_embeddings=False)
 
 A llama GGUF holds the rows of q and k in another order than transformers: its RoPE turns neighbours (2i, 2i + 1), that of
-transformers (i, i + d_head / 2). Everything else is renaming.
+transformers (i, i + d_head / 2). What other families do is in families.py; everything else is renaming.
 """
 
 import json
@@ -17,37 +17,23 @@ import gguf
 import numpy as np
 import tokenizers
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+
+import families
 
 CACHE = os.environ.get("SOFTPROMPT_CACHE") or os.path.join(
     os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "softprompt")
 SMOLLM2 = os.path.join(CACHE, "models", "SmolLM2-135M-Instruct.Q4_1.gguf")
 
-TENSOR_NAMES = (  # GGUF, transformers
-    ("token_embd", "model.embed_tokens"),
-    ("output_norm", "model.norm"),
-    ("output", "lm_head"),
-    ("blk.{}.attn_norm", "model.layers.{}.input_layernorm"),
-    ("blk.{}.attn_q", "model.layers.{}.self_attn.q_proj"),
-    ("blk.{}.attn_k", "model.layers.{}.self_attn.k_proj"),
-    ("blk.{}.attn_v", "model.layers.{}.self_attn.v_proj"),
-    ("blk.{}.attn_output", "model.layers.{}.self_attn.o_proj"),
-    ("blk.{}.ffn_norm", "model.layers.{}.post_attention_layernorm"),
-    ("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj"),
-    ("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj"),
-    ("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj"),
-)
 
-
-def rename(name, source, target):
-    """A tensor's name of column `source` of TENSOR_NAMES -> that of column `target`; the suffix .weight or .bias stays."""
+def rename(name, names):
+    """A tensor's name by a table of patterns; the suffix .weight or .bias stays."""
     stem, suffix = name.rsplit(".", 1)
     layer = re.search(r"\.(\d+)\.", stem + ".")
     pattern = re.sub(r"\.\d+\.", ".{}.", stem + ".")[:-1]
-    for row in TENSOR_NAMES:
-        if row[source] == pattern:
-            return row[target].format(*(layer.groups() if layer else ())) + "." + suffix
-    raise KeyError(f"no counterpart of tensor {name} is known")
+    if pattern not in names:
+        raise KeyError(f"no counterpart of tensor {name} is known")
+    return names[pattern].format(*(layer.groups() if layer else ())) + "." + suffix
 
 
 def interleave_rows(rows, n_head):
@@ -79,12 +65,23 @@ class Fields:
         self.fields = reader.fields
         self.architecture = self.get("general.architecture")
 
+    def __contains__(self, name):
+        return self.get(name) is not None
+
     def get(self, name, default=None):
         full = name if name.startswith(("general.", "tokenizer.")) else f"{self.architecture}.{name}"
         return self.fields[full].contents() if full in self.fields else default
 
 
-def rope_parameters(fields):
+def rope_parameters(fields, family):
+    """As configurations have them: of each kind of layer where the family has two."""
+    if not family.two_ropes:
+        return global_rope_parameters(fields)
+    local = {"rope_type": "default", "rope_theta": fields.get("rope.freq_base_swa", 10000.0)}
+    return {"full_attention": global_rope_parameters(fields), "sliding_attention": local}
+
+
+def global_rope_parameters(fields):
     parameters = {"rope_type": fields.get("rope.scaling.type", "none"), "rope_theta": fields.get("rope.freq_base", 10000.0)}
     if parameters["rope_type"] == "none":
         parameters["rope_type"] = "default"
@@ -96,10 +93,8 @@ def rope_parameters(fields):
 
 
 def config_of(fields, tensors):
-    if fields.architecture != "llama":
-        raise ValueError(f"architecture {fields.architecture}: only llama is converted here")
     n_head, d_model = fields.get("attention.head_count"), fields.get("embedding_length")
-    return LlamaConfig(
+    return families.of_file(fields).config(
         vocab_size=int(tensors["token_embd.weight"].shape[1]),
         hidden_size=d_model,
         intermediate_size=fields.get("feed_forward_length"),
@@ -109,33 +104,38 @@ def config_of(fields, tensors):
         head_dim=fields.get("attention.key_length", d_model // n_head),
         max_position_embeddings=fields.get("context_length"),
         rms_norm_eps=fields.get("attention.layer_norm_rms_epsilon"),
-        rope_parameters=rope_parameters(fields),
+        rope_parameters=rope_parameters(fields, families.of_file(fields)),
         tie_word_embeddings="output.weight" not in tensors,
         attention_bias="blk.0.attn_q.bias" in tensors,
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
         bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=fields.get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=None,
+        **families.of_file(fields).settings(fields),
+        **({"sliding_window": fields.get("attention.sliding_window")} if "attention.sliding_window" in fields else {}),
     )
 
 
 def load(path):
-    """LlamaForCausalLM with a GGUF file's weights in f32, in evaluation mode, nothing requiring a gradient."""
+    """A transformers model with a GGUF file's weights in f32, in evaluation mode, nothing requiring a gradient."""
     reader = gguf.GGUFReader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    config = config_of(Fields(reader), tensors)
+    family, config = families.of_file(Fields(reader)), config_of(Fields(reader), tensors)
     frequency_factors = tensors.pop("rope_freqs.weight", None)
 
     state = {}
     for name, tensor in tensors.items():
         values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         n_head = n_rotated_heads(name, config)
-        if n_head:
+        if n_head and family.interleaved:
             values = separate_rows(values, n_head)
-        state[rename(name, 0, 1)] = torch.from_numpy(np.array(values))
+        if name.endswith("norm.weight"):
+            values = values - np.float32(family.norm_offset)
+        state[rename(name, family.names)] = torch.from_numpy(np.array(values))
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
 
-    model = LlamaForCausalLM(config).float()
+    model = family.model(config).float()
     model.load_state_dict(state)
     if frequency_factors is not None:  # how GGUF stores llama 3's scaling: a divisor for each frequency
         model.model.rotary_emb.inv_freq /= torch.from_numpy(np.array(frequency_factors.data))
@@ -185,6 +185,9 @@ def hf_directory(path=SMOLLM2):
 def write_rope(writer, model):
     """The scaling of RoPE, as llama.cpp's converter writes it; frequencies that it cannot name become rope_freqs.weight."""
     config, parameters = model.config, model.config.rope_parameters
+    if families.FAMILIES[config.model_type].two_ropes:
+        writer.add_float32(f"{writer.arch}.rope.freq_base_swa", parameters["sliding_attention"]["rope_theta"])
+        parameters = parameters["full_attention"]
     writer.add_rope_freq_base(parameters["rope_theta"])
     writer.add_rope_dimension_count(config.head_dim)
     kind = parameters["rope_type"]
@@ -226,13 +229,15 @@ def write_tokenizer(writer, tokenizer, add_bos):
 
 
 def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False, blocks=None):
-    """Writes a LlamaForCausalLM as a GGUF file, its matrices as `matrix_type` (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1).
+    """Writes a transformers model as a GGUF file, its matrices as `matrix_type` (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1).
 
     Quantised weights are no longer the model's: compare with load(path). blocks: {tensor name: (bytes (rows, row bytes), type)}
     written in place of the model's own.
     """
     config, matrix_type = model.config, gguf.GGMLQuantizationType[matrix_type]
-    writer = gguf.GGUFWriter(path, "llama")
+    family = families.FAMILIES[config.model_type]
+    names = {theirs: ours for ours, theirs in family.names.items()}
+    writer = gguf.GGUFWriter(path, family.architecture)
     writer.add_name("tiny")
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
@@ -244,16 +249,20 @@ def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False, blocks=
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    if family.windowed:
+        writer.add_sliding_window(config.sliding_window)
     write_rope(writer, model)
     write_tokenizer(writer, tokenizer, add_bos)
 
     for hf_name, tensor in model.state_dict().items():
         if hf_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        name, values = rename(hf_name, 1, 0), tensor.float().numpy()
+        name, values = rename(hf_name, names), tensor.float().numpy()
         n_head = n_rotated_heads(name, config)
-        if n_head:
+        if n_head and family.interleaved:
             values = interleave_rows(values, n_head)
+        if name.endswith("norm.weight"):
+            values = values + np.float32(family.norm_offset)
         kind = matrix_type if values.ndim == 2 else gguf.GGMLQuantizationType.F32
         raw, kind = (blocks or {}).get(name) or (gguf.quantize(np.ascontiguousarray(values), kind), kind)
         writer.add_tensor(name, raw, raw_dtype=kind)
@@ -271,22 +280,25 @@ ROPE = {  # settings of each kind of RoPE in a tiny model whose context is 128
 }
 
 
-def tiny_model(rope="default", seed=0, **changes):
-    """A tiny random LlamaForCausalLM; `changes` are LlamaConfig's names.
+def tiny_model(family="llama", rope="default", seed=0, **changes):
+    """A tiny random transformers model; `changes` are the names of its configuration.
 
     Weights are large enough for attention to be far from uniform: an error in RoPE or in a mask must show in the logits.
     """
     settings = dict(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
                     num_key_value_heads=2, head_dim=16, max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0,
-                    tie_word_embeddings=True, initializer_range=0.15)
+                    tie_word_embeddings=True, initializer_range=0.15, bos_token_id=0, eos_token_id=1, pad_token_id=None)
     settings.update(changes)
     rope_theta = settings.pop("rope_theta")
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        rope_parameters={"rope_type": rope, "rope_theta": rope_theta, **ROPE[rope]}, **settings))
+    family = families.FAMILIES[family]
+    parameters = {"rope_type": rope, "rope_theta": rope_theta, **ROPE[rope]}
+    if family.two_ropes:
+        parameters = {"full_attention": parameters, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
+    model = family.model(family.config(rope_parameters=parameters, **settings))
     for name, parameter in model.named_parameters():
         if name.endswith(("norm.weight", ".bias")):  # transformers starts them at 1 and 0, which hides one that is left out
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+            torch.nn.init.uniform_(parameter, 0.5 - family.norm_offset, 1.5 - family.norm_offset)
     return model.float().eval().requires_grad_(False)
 
 

@@ -9,7 +9,7 @@ import tempfile
 from unittest import mock
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 import hf_model
 
@@ -44,7 +44,7 @@ def check_tiny(directory, **tiny):
 
 def check_against_transformers(directory, matrix_type, **tiny):
     path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), matrix_type=matrix_type, **tiny)
-    theirs = LlamaForCausalLM.from_pretrained(directory, gguf_file="tiny.gguf", dtype=torch.float32)
+    theirs = AutoModelForCausalLM.from_pretrained(directory, gguf_file="tiny.gguf", dtype=torch.float32)
     ours = hf_model.load(path)
     ids = torch.arange(100).reshape(2, 50)
     difference = largest_difference(ours, theirs, ids)
@@ -69,6 +69,13 @@ def main():
         check_tiny(directory, attention_bias=True, mlp_bias=True, num_key_value_heads=4)
         for matrix_type in ("F32", "F16", "Q8_0", "Q4_0"):
             check_against_transformers(directory, matrix_type, tie_word_embeddings=matrix_type != "Q8_0")
+        for family in ("mistral", "smollm3"):
+            check_tiny(directory, family=family, num_hidden_layers=7)
+        check_tiny(directory, family="gemma3_text", num_hidden_layers=7, query_pre_attn_scalar=16, sliding_window=9)
+        check_against_transformers(directory, "F32", family="qwen2")
+        check_against_transformers(directory, "F32", family="qwen3", head_dim=128)  # transformers reads no other from a file
+        check_against_transformers(directory, "F32", family="gemma3_text", num_hidden_layers=7, head_dim=256, sliding_window=9,
+                                   query_pre_attn_scalar=256, rope_theta=1e6)
         check_tokenizer(directory)
 
 

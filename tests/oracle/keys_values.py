@@ -144,19 +144,30 @@ def check_ours(name, base, model, tokens, text, text_tokens, directory):
     return good
 
 
+# Key heads, their dimensions, the family: pairs that RoPE turns next to each other in the file and apart, keys behind a norm, layers
+# without RoPE and with a window shorter than the text.
+TINY = (
+    (2, 16, {}), (4, 8, {}), (1, 24, {}),
+    (2, 16, dict(family="qwen3")),
+    (2, 16, dict(family="smollm3")),
+    (2, 16, dict(family="mistral", sliding_window=9)),
+    (1, 24, dict(family="gemma3_text", query_pre_attn_scalar=24, sliding_window=9, rope_theta=1e6, num_hidden_layers=7)),
+)
+
+
 def tiny():
     rng, good = np.random.default_rng(7), True
     with tempfile.TemporaryDirectory() as directory:
-        for kv_heads, d_head in ((2, 16), (4, 8), (1, 24)):
-            options = dict(num_key_value_heads=kv_heads, head_dim=d_head, num_hidden_layers=3)
+        for kv_heads, d_head, family in TINY:
+            options = {"num_key_value_heads": kv_heads, "head_dim": d_head, "num_hidden_layers": 3, **family}
             path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **options)
             base, model, tokenizer = hf_model.load(path), softprompt.Model(path), hf_model.load_tokenizer(path)
             examples = engine.random_examples(rng, model.n_vocab, 6, 14)
             tokens = rng.integers(0, model.n_vocab, 50).tolist()
-            print(f"  {kv_heads} heads of keys, of {d_head}")
+            print(f"  {family.get('family', 'llama')}, {kv_heads} heads of keys, of {d_head}")
             for name in CONFIGS:
                 for n in (1, 5, 17):
-                    good &= check_pefts(name, n, base, model, tokens, examples, os.path.join(directory, f"{kv_heads}"))
+                    good &= check_pefts(name, n, base, model, tokens, examples, tempfile.mkdtemp(dir=directory))
             for name in METHODS:
                 good &= check_ours(name, base, model, tokens, TEXT_TO_START_FROM, tokenizer.encode(TEXT_TO_START_FROM).ids, directory)
     return good
