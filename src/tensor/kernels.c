@@ -12,6 +12,8 @@
 
 #define LOG2_E 1.44269504088896341f
 
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+
 /* Lanes of a where the mask is set, of b elsewhere: comparisons give such masks. */
 INLINE vec choose(ivec mask, vec a, vec b)
 {
@@ -80,7 +82,7 @@ INLINE vec exp2_parts(vec shifted, vec f)
     p = p * f + 2.4022648e-1f;
     p = p * f + 6.9314718e-1f;
     p = p * f + 1.0f;
-    return (vec)((ivec)p + ((ivec)shifted << 23));
+    return (vec)((uvec)p + ((uvec)shifted << 23)); /* unsigned: lanes that nobody uses may hold anything */
 }
 
 /* Relative error below 2.5e-7 on [-87, 88]; arguments outside are moved to the nearer end, so that e^-1000 is 1.6e-38, not 0: no
