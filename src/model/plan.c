@@ -1,6 +1,7 @@
 /* plan.c: from a token tree to tiles of queries and the spans that they see. */
 #include <string.h>
 
+#include "base/sizes.h"
 #include "model/internal.h"
 
 /* Queries of a group of heads: enough for keys that a tile fetches to be used often, and few enough that they, their results and
@@ -61,11 +62,6 @@ static sp_status fill_tile(sp_query_tile *tile, const sp_tree *tree, size_t run,
     return SP_OK;
 }
 
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
 sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const size_t *rows, size_t n_rows, size_t heads_per_key,
                             size_t window, sp_arena *arena)
 {
@@ -84,8 +80,8 @@ sp_status sp_plan_attention(sp_attention_plan *out, const sp_tree *tree, const s
             sp_query_tile *tile = &tiles[out->n_tiles++];
             sp_status st = fill_tile(tile, tree, run, rows, q, n, window, arena);
             if (st) return st;
-            out->max_tile_queries = larger(out->max_tile_queries, n);
-            out->max_tile_keys = larger(out->max_tile_keys, tile->n_keys);
+            out->max_tile_queries = sp_larger(out->max_tile_queries, n);
+            out->max_tile_keys = sp_larger(out->max_tile_keys, tile->n_keys);
             q += n;
         }
     }

@@ -10,13 +10,9 @@ void sp_weights_expand_rows(float *out, const sp_gguf_tensor *tensor, size_t fir
 {
     size_t width = tensor->shape[0], row_bytes = ggml_row_size(tensor->type, (int64_t)width);
     const char *rows = (const char *)tensor->data + first * row_bytes;
-    ggml_to_float_t to_float = ggml_get_type_traits(tensor->type)->to_float;
-    if (tensor->type == GGML_TYPE_F32) {
-        memcpy(out, rows, n * row_bytes);
-        return;
-    }
+    const sp_row_reader *reader = sp_row_reader_get(tensor->type);
 #pragma omp parallel for schedule(static) if (n > 64)
-    for (size_t r = 0; r < n; r++) to_float(rows + r * row_bytes, out + r * width, (int64_t)width);
+    for (size_t r = 0; r < n; r++) reader->expand(reader, out + r * width, rows + r * row_bytes, width);
 }
 
 static size_t layer_floats(const sp_model *m)

@@ -13,6 +13,7 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 #include "tensor/kernels.h"
 
@@ -28,16 +29,6 @@ enum {
     FORWARD_TASKS = 16,     /* a tile with more than this share of the work is split */
     BACKWARD_PARTS = 8,     /* neighbouring tiles that add into one array of gradients of keys and values */
 };
-
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
 
 static size_t round_up(size_t n, size_t unit)
 {
@@ -63,8 +54,8 @@ typedef struct tile_view {
 static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t group, const sp_attention_shape *shape)
 {
     size_t heads = shape->n_head / shape->n_head_kv, m = plan->tiles[tile].n_queries * heads;
-    size_t block_keys = smaller(larger(BLOCK_FLOATS / shape->d_head, MIN_BLOCK_KEYS), MAX_BLOCK_KEYS);
-    block_keys = round_up(smaller(larger(block_keys, FEW_SCORES / m), plan->tiles[tile].n_keys), VECTOR);
+    size_t block_keys = sp_smaller(sp_larger(BLOCK_FLOATS / shape->d_head, MIN_BLOCK_KEYS), MAX_BLOCK_KEYS);
+    block_keys = round_up(sp_smaller(sp_larger(block_keys, FEW_SCORES / m), plan->tiles[tile].n_keys), VECTOR);
     return (tile_view){.plan = plan,
                        .tile = &plan->tiles[tile],
                        .group = group,
@@ -99,14 +90,14 @@ typedef struct key_block {
 /* Where in a block the keys end that row i of the block of queries sees. */
 static size_t visible_in_block(const tile_view *view, key_block block, size_t i)
 {
-    return smaller(visible_keys(view, i / view->heads) - block.first, block.n);
+    return sp_smaller(visible_keys(view, i / view->heads) - block.first, block.n);
 }
 
 /* Where they begin: all before has left the row's window. block.n: the row sees nothing of the block. */
 static size_t hidden_in_block(const tile_view *view, key_block block, size_t i)
 {
     size_t window = view->plan->window, end = window ? visible_keys(view, i / view->heads) : 0;
-    return end > window + block.first ? smaller(end - window - block.first, block.n) : 0;
+    return end > window + block.first ? sp_smaller(end - window - block.first, block.n) : 0;
 }
 
 /* The row of the tree behind a key of the tile; returns how many keys from there on stand side by side. */
@@ -131,10 +122,10 @@ static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
     piece->offset += piece->n;
     if (piece->offset == block.n) return false;
     size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0);
-    piece->n = smaller(find_tree_row(&piece->row, view->tile, key), block.n - piece->offset);
+    piece->n = sp_smaller(find_tree_row(&piece->row, view->tile, key), block.n - piece->offset);
     /* Whole vectors are worth more than the few keys that not all queries see. */
     size_t limit = key < seen_by_all ? round_up(seen_by_all - block.first, VECTOR) - piece->offset : (size_t)DIAGONAL_KEYS;
-    piece->n = smaller(piece->n, limit);
+    piece->n = sp_smaller(piece->n, limit);
     piece->first_row = first_row_seeing(view, key);
     return true;
 }
@@ -195,7 +186,7 @@ static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp
     size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv), n_scores = 0;
     for (size_t t = 0; t < plan->n_tiles; t++) {
         tile_view view = view_tile(plan, t, 0, shape);
-        n_scores = larger(n_scores, view.m * view.pitch);
+        n_scores = sp_larger(n_scores, view.m * view.pitch);
     }
     tile_scratch *all = sp_arena_alloc(arena, n_threads, sizeof *all);
     if (!all) return SP_ERR_MEMORY;
@@ -255,7 +246,7 @@ static size_t total_work(const sp_attention_plan *plan)
 static size_t count_splits(const sp_query_tile *tile, size_t work, const sp_attention_shape *shape)
 {
     size_t most = (tile->n_keys + MIN_PART_KEYS - 1) / MIN_PART_KEYS;
-    return smaller(most, 1 + FORWARD_TASKS * tile_work(tile) / (work * shape->n_head_kv));
+    return sp_smaller(most, 1 + FORWARD_TASKS * tile_work(tile) / (work * shape->n_head_kv));
 }
 
 static sp_status make_tasks(forward_pass *pass, float *out, float *lse, sp_arena *arena)
@@ -329,7 +320,7 @@ static void run_forward_task(const forward_pass *pass, const forward_task *task,
     for (size_t i = 0; i < view.m; i++) s->max[i] = -INFINITY, s->sum[i] = 0;
     /* A part may begin behind what the tile's first queries see. They keep a sum of 0. */
     for (size_t first = task->first; first < task->end; first += view.block_keys)
-        block_forward(&view, (key_block){first, smaller(view.block_keys, task->end - first)}, pass->keys, shape, s);
+        block_forward(&view, (key_block){first, sp_smaller(view.block_keys, task->end - first)}, pass->keys, shape, s);
     for (size_t i = 0; i < view.m; i++) {
         float scale = s->sum[i] == 0 ? 0 : 1 / s->sum[i]; /* a NaN stays one */
         view.kernels->scale(task->out + place(&view, i, shape->n_head * view.d), s->out + i * view.d, scale, view.d);
@@ -416,7 +407,7 @@ static sp_status make_other_layouts(other_layouts *out, const sp_attention_plan 
     if (!k || !vt) return SP_ERR_MEMORY;
 #pragma omp parallel for schedule(static)
     for (size_t first = 0; first < n; first += ROWS_AT_ONCE) {
-        size_t rows = smaller(ROWS_AT_ONCE, n - first);
+        size_t rows = sp_smaller(ROWS_AT_ONCE, n - first);
         kernels->transpose(k + first * kv_dim, kv_dim, keys->kt + first, keys->ld, kv_dim, rows);
         kernels->transpose(vt + first, ldvt, keys->v + first * kv_dim, kv_dim, rows, kv_dim);
     }
@@ -456,7 +447,7 @@ static sp_status make_parts(backward_pass *pass, sp_arena *arena)
 {
     const sp_attention_plan *plan = pass->plan;
     size_t kv_dim = pass->shape->n_head_kv * pass->shape->d_head, n = plan->n_rows, work = total_work(plan), done = 0, tile = 0;
-    pass->n_parts = smaller(BACKWARD_PARTS, plan->n_tiles);
+    pass->n_parts = sp_smaller(BACKWARD_PARTS, plan->n_tiles);
     if (!(pass->parts = sp_arena_alloc(arena, pass->n_parts, sizeof *pass->parts))) return SP_ERR_MEMORY;
     for (size_t p = 0; p < pass->n_parts; p++) {
         backward_part *part = &pass->parts[p];
@@ -507,7 +498,7 @@ static void tile_backward(const backward_pass *pass, size_t tile, size_t group, 
     }
     memset(s->dq, 0, view.m * view.d * sizeof(float));
     for (size_t key = 0; key < view.tile->n_keys; key += view.block_keys)
-        block_backward(pass, &view, (key_block){key, smaller(view.block_keys, view.tile->n_keys - key)}, part, s);
+        block_backward(pass, &view, (key_block){key, sp_smaller(view.block_keys, view.tile->n_keys - key)}, part, s);
     for (size_t i = 0; i < view.m; i++)
         view.kernels->scale(pass->dq + first * pass->lddq + place(&view, i, pass->lddq), s->dq + i * view.d, shape->scale, d);
 }

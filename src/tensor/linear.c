@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/profile.h"
+#include "base/sizes.h"
 #include "base/status.h"
 #include "tensor/panels.h"
 
@@ -114,11 +115,6 @@ typedef struct product {
     size_t panel_words, scratch_words;
 } product;
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t at_least_one(size_t a)
 {
     return a ? a : 1;
@@ -144,11 +140,11 @@ static size_t words_of(const product *p, size_t n_terms)
  * columns, `unit`, fit. */
 static size_t terms_of_step(const product *p, size_t unit, size_t block)
 {
-    size_t most = smaller(MAX_STEP, PANEL_WORDS / unit);
+    size_t most = sp_smaller(MAX_STEP, PANEL_WORDS / unit);
     if (p->n_inner <= most) return p->n_inner;
     if (block == 1) block = 2;
     most = most / block * block;
-    return smaller(most, round_up(divide_up(p->n_inner, divide_up(p->n_inner, most)), block));
+    return sp_smaller(most, round_up(divide_up(p->n_inner, divide_up(p->n_inner, most)), block));
 }
 
 /* Tasks whose panels fit PANEL_WORDS, as many on each thread as on the others; where columns do not suffice for all threads, rows
@@ -159,10 +155,10 @@ static void divide_work(product *p, size_t n_threads)
     size_t unit = p->backward && block > width ? block : width; /* backward, a task's columns are pieces of stored rows */
     p->step = terms_of_step(p, unit, block);
     size_t n_units = divide_up(p->n_columns, unit), most = at_least_one(PANEL_WORDS / (unit * at_least_one(words_of(p, p->step))));
-    size_t n_blocks = smaller(n_units, round_up(divide_up(n_units, most), n_threads));
+    size_t n_blocks = sp_smaller(n_units, round_up(divide_up(n_units, most), n_threads));
     p->columns = divide_up(n_units, n_blocks) * unit;
     p->n_blocks = divide_up(p->n_columns, p->columns);
-    p->n_splits = smaller(divide_up(n_threads, p->n_blocks), divide_up(p->n, 64));
+    p->n_splits = sp_smaller(divide_up(n_threads, p->n_blocks), divide_up(p->n, 64));
     p->rows_of_task = divide_up(p->n, p->n_splits);
     p->panel_words = round_up(words_of(p, p->step), p->panels->lanes) * width;
     size_t rows = p->backward ? 2 * round_up(p->columns, width) : (width + 1) * round_up(p->step, 2 * p->panels->lanes);
@@ -215,11 +211,11 @@ static void pack(float *panels, float *rows, const product *p, size_t column, si
 
 static void run_task(const product *p, size_t task, float *scratch)
 {
-    size_t column = task / p->n_splits * p->columns, n_columns = smaller(p->columns, p->n_columns - column);
-    size_t row = task % p->n_splits * p->rows_of_task, n_rows = row < p->n ? smaller(p->rows_of_task, p->n - row) : 0;
+    size_t column = task / p->n_splits * p->columns, n_columns = sp_smaller(p->columns, p->n_columns - column);
+    size_t row = task % p->n_splits * p->rows_of_task, n_rows = row < p->n ? sp_smaller(p->rows_of_task, p->n - row) : 0;
     float *rows = scratch + divide_up(p->columns, p->panels->width) * p->panel_words, *c = p->c + row * p->ldc + column;
     for (size_t k = 0; k < p->n_inner; k += p->step) {
-        size_t n = smaller(p->step, p->n_inner - k), offset = row * p->lda + words_of(p, k);
+        size_t n = sp_smaller(p->step, p->n_inner - k), offset = row * p->lda + words_of(p, k);
         bool accumulate = p->accumulate || k > 0;
         double begin = sp_seconds();
         pack(scratch, rows, p, column, n_columns, k, n);

@@ -1,0 +1,17 @@
+/* sizes.h: arithmetic on sizes. */
+#ifndef SP_BASE_SIZES_H
+#define SP_BASE_SIZES_H
+
+#include <stddef.h>
+
+static inline size_t sp_smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static inline size_t sp_larger(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+#endif
