@@ -69,7 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *bytes, size_t n_bytes)
     check_message(st);
     if (st) return 0;
     const float *values = sp_prompt_weights(prompt);
-    for (size_t i = 0; i < sp_prompt_num_virtual_tokens(prompt) * sp_prompt_width(prompt); i++)
+    for (size_t i = 0; i < sp_prompt_n_weights(prompt); i++)
         if (values[i] - values[i] != 0) abort(); /* only finite numbers come through */
     if (sp_prompt_num_frozen_tokens(prompt) > sp_prompt_num_virtual_tokens(prompt)) abort();
     sp_prompt_free(prompt);

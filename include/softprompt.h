@@ -260,16 +260,20 @@ SP_API sp_method sp_prompt_method(const sp_prompt *prompt); /* of PEFT's P_TUNIN
 SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone */
 
-/* What training moves: (num_virtual_tokens, width), a virtual token a row. It belongs to the prompt and may be written.
+/* What the model reads: (num_virtual_tokens, width), a virtual token a row. It belongs to the prompt and may be written.
  *   embeddings    width d_model; NULL with other methods
  *   keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves them: column ((2 l + s) * n_head_kv + h) * d_head + i is
  *                 dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys are as attention reads them, behind RoPE
- *                 (none is applied to them), halves split as in transformers. NULL with method PROMPT
- *   weights       either of the two, never NULL */
+ *                 (none is applied to them), halves split as in transformers. NULL with methods of embeddings */
 SP_API size_t sp_prompt_width(const sp_prompt *prompt);
 SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
 SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
+
+/* What training moves: an array of n_weights numbers, which belongs to the prompt and may be written. With methods that learn their
+ * rows themselves it is the rows; others compute the rows from it: sp_prompt_update does so, after weights were written. */
 SP_API float *sp_prompt_weights(sp_prompt *prompt);
+SP_API size_t sp_prompt_n_weights(const sp_prompt *prompt);
+SP_API sp_status sp_prompt_update(sp_prompt *prompt);
 SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);      /* 0: not told by keys and values */
 SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
 
@@ -283,7 +287,7 @@ typedef struct sp_example {
 
 /* loss = mean over examples of the mean over answer tokens of -ln p(token | prompt, tokens before), in nats.
  * One packed pass: the prompt's rows and every shared prefix are computed once. `prompt` may be NULL when `gradient` is.
- *   gradient   (num_virtual_tokens, sp_prompt_width) written: dloss/dweights, frozen rows zero; NULL: not computed
+ *   gradient   (sp_prompt_n_weights) written: dloss/dweights, zero where they are frozen; NULL: not computed
  * An answer that starts an example needs a prompt of embeddings in front. */
 SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
                          size_t n_examples);

@@ -69,8 +69,9 @@ static void follow(const json_t *run, size_t n_frozen)
     size_t n_rows = (size_t)number(run, "rows"), n_columns = (size_t)number(run, "columns"), next = 0;
     float matrix[MAX_NUMBERS], gradient[MAX_NUMBERS];
     sp_optimizer_state *optimizer;
-    assert_int_equal(
-        sp_optimizer_create(&optimizer, kind_of(run), n_rows + n_frozen, n_columns, n_frozen, number(run, "weight_decay")), SP_OK);
+    assert_int_equal(sp_optimizer_create(&optimizer, kind_of(run), &(sp_weight_shape){n_rows + n_frozen, n_columns, n_frozen}, 1,
+                                         number(run, "weight_decay")),
+                     SP_OK);
     for (size_t i = 0; i < n_frozen * n_columns; i++) matrix[i] = gradient[i] = 7;
     read_numbers(matrix + n_frozen * n_columns, json_object_get(run, "start"));
     const json_t *gradients = json_object_get(run, "gradients"), *rates = json_object_get(run, "rates"),
@@ -102,16 +103,39 @@ static void test_trajectories(void **state)
     }
 }
 
+/* Matrices that stand behind each other move as each does alone. */
+static void test_matrices_are_apart(void **state)
+{
+    (void)state;
+    const sp_weight_shape shapes[] = {{2, 3, 1}, {1, 2, 1}, {3, 2, 0}};
+    const size_t begin[] = {0, 6, 8}, n = 14;
+    for (int kind = SP_ADAMW; kind <= SP_ADAFACTOR; kind++) {
+        sp_optimizer_state *all, *one;
+        float w[14], gradient[14], alone[14];
+        assert_int_equal(sp_optimizer_create(&all, (sp_optimizer)kind, shapes, 3, 0.01), SP_OK);
+        for (size_t i = 0; i < n; i++) w[i] = alone[i] = (float)i, gradient[i] = (float)(i * i % 7) - 2.5f;
+        for (uint64_t step = 1; step <= 3; step++) sp_optimizer_step(all, w, gradient, 0.1, step);
+        for (size_t m = 0; m < 3; m += 2) { /* the second is frozen as a whole */
+            assert_int_equal(sp_optimizer_create(&one, (sp_optimizer)kind, &shapes[m], 1, 0.01), SP_OK);
+            for (uint64_t step = 1; step <= 3; step++) sp_optimizer_step(one, alone + begin[m], gradient + begin[m], 0.1, step);
+            sp_optimizer_free(one);
+        }
+        assert_memory_equal(w, alone, sizeof w);
+        sp_optimizer_free(all);
+    }
+}
+
 /* What a checkpoint stores is all there is: a copy with the same matrices goes the same way, to the bit. */
 static void test_state_is_complete(void **state)
 {
     (void)state;
     for (int kind = SP_ADAMW; kind <= SP_ADAFACTOR; kind++) {
         sp_optimizer_state *a, *b;
-        sp_named_matrix from[SP_OPTIMIZER_MAX_MATRICES], to[SP_OPTIMIZER_MAX_MATRICES];
+        sp_named_matrix from[4], to[4];
+        const sp_weight_shape shapes[] = {{2, 3, 1}, {3, 2, 0}};
         float w[12], v[12], gradient[12];
-        assert_int_equal(sp_optimizer_create(&a, (sp_optimizer)kind, 4, 3, 1, 0.01), SP_OK);
-        assert_int_equal(sp_optimizer_create(&b, (sp_optimizer)kind, 4, 3, 1, 0.01), SP_OK);
+        assert_int_equal(sp_optimizer_create(&a, (sp_optimizer)kind, shapes, 2, 0.01), SP_OK);
+        assert_int_equal(sp_optimizer_create(&b, (sp_optimizer)kind, shapes, 2, 0.01), SP_OK);
         for (int i = 0; i < 12; i++) w[i] = (float)i, gradient[i] = (float)(i % 5) - 2.5f;
         for (uint64_t step = 1; step <= 3; step++) sp_optimizer_step(a, w, gradient, 0.1, step);
         size_t n = sp_optimizer_matrices(from, a);
@@ -133,7 +157,7 @@ static void test_unknown_kind(void **state)
 {
     (void)state;
     sp_optimizer_state *optimizer;
-    assert_int_equal(sp_optimizer_create(&optimizer, (sp_optimizer)7, 1, 1, 0, 0), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_optimizer_create(&optimizer, (sp_optimizer)7, &(sp_weight_shape){1, 1, 0}, 1, 0), SP_ERR_ARGUMENT);
     assert_null(optimizer);
 }
 
@@ -177,8 +201,8 @@ static void test_schedules(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_trajectories), cmocka_unit_test(test_state_is_complete), cmocka_unit_test(test_unknown_kind),
-        cmocka_unit_test(test_clipping),     cmocka_unit_test(test_schedules),
+        cmocka_unit_test(test_trajectories), cmocka_unit_test(test_matrices_are_apart), cmocka_unit_test(test_state_is_complete),
+        cmocka_unit_test(test_unknown_kind), cmocka_unit_test(test_clipping),           cmocka_unit_test(test_schedules),
     };
     return cmocka_run_group_tests(tests, load_oracle, drop_oracle);
 }

@@ -109,7 +109,7 @@ static sp_status init_keys_of_vocab(sp_prompt *p, sp_model *model, sp_rng *rng)
     int32_t *tokens = malloc(p->num_virtual_tokens * sizeof *tokens);
     if (!tokens) return sp_fail_no_memory(p->num_virtual_tokens * sizeof *tokens);
     sp_status st = draw_tokens(tokens, p->num_virtual_tokens, model, rng);
-    if (!st) st = sp_keys_values_of_tokens(p->weights, model, tokens, p->num_virtual_tokens);
+    if (!st) st = sp_keys_values_of_tokens(p->rows, model, tokens, p->num_virtual_tokens);
     free(tokens);
     return st;
 }
@@ -121,11 +121,11 @@ static sp_status init_keys_values(sp_prompt *p, sp_model *model, const sp_prompt
     case SP_INIT_VOCAB:
         return init_keys_of_vocab(p, model, &rng);
     case SP_INIT_RANDOM:
-        for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++) p->weights[i] = (float)sp_rng_normal(&rng);
+        for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++) p->rows[i] = (float)sp_rng_normal(&rng);
         return SP_OK;
     case SP_INIT_TEXT: {
         sp_status st = check_text(options->init_text);
-        return st ? st : sp_keys_values_of_text(p->weights, model, options->init_text, p->num_virtual_tokens);
+        return st ? st : sp_keys_values_of_text(p->rows, model, options->init_text, p->num_virtual_tokens);
     }
     }
     return sp_fail(SP_ERR_ARGUMENT, "unknown initialisation %d", (int)options->init);
@@ -195,9 +195,9 @@ static size_t width_of(sp_method method, const sp_model *model)
 static sp_status init_rows(sp_prompt *p, const sp_model *model, const sp_prompt_options *options)
 {
     p->num_frozen_tokens = options->sink == SP_SINK_BOS ? 1 : 0;
-    sp_status st = p->num_frozen_tokens ? init_sink(p->weights, model) : SP_OK;
+    sp_status st = p->num_frozen_tokens ? init_sink(p->rows, model) : SP_OK;
     if (st) return st;
-    float *learnt = p->weights + p->num_frozen_tokens * p->width;
+    float *learnt = p->rows + p->num_frozen_tokens * p->width;
     return init_embeddings(learnt, p->num_virtual_tokens - p->num_frozen_tokens, model, options);
 }
 
@@ -214,7 +214,7 @@ sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_opt
     p->method = options->method;
     p->num_frozen_tokens = count_frozen(options);
     if ((st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options))) goto fail;
-    if ((st = record_origin(p, model, options))) goto fail;
+    if ((st = sp_prompt_update(p)) || (st = record_origin(p, model, options))) goto fail;
     *out = p;
     return SP_OK;
 fail:

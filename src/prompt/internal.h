@@ -4,12 +4,28 @@
 
 #include "prompt/prompt.h"
 
+/* How rows come from weights that are not the rows themselves. */
+typedef struct sp_encoder {
+    sp_status (*update)(sp_prompt *prompt); /* rows from weights */
+
+    /* gradient (n_weights) += dloss/dweights, from d_rows, dloss/drows as sp_prompt_update left them. Frozen rows are the caller's.
+     */
+    sp_status (*backward)(float *gradient, const sp_prompt *prompt, const float *d_rows);
+} sp_encoder;
+
 struct sp_prompt {
     sp_method method;
     size_t num_virtual_tokens, width;
     size_t num_frozen_tokens; /* leading rows that training leaves alone */
-    float *weights;           /* (num_virtual_tokens, width): embeddings, or keys and values in PEFT's layout */
-    sp_task *task;            /* NULL: none */
+    float *rows;              /* (num_virtual_tokens, width): embeddings, or keys and values in PEFT's layout */
+
+    const sp_encoder *encoder; /* NULL: the weights are the rows */
+    float *weights;            /* (n_weights) what training moves: with an encoder an array of its own, else the rows */
+    size_t n_weights;
+    sp_weight_shape *shapes; /* (n_shapes) the matrices that the weights are, with an encoder; else NULL */
+    size_t n_shapes;
+
+    sp_task *task; /* NULL: none */
 
     /* What adapter_config.json tells of it. Numbers and strings that an adapter left out are 0 and NULL. */
     size_t n_layer, n_head; /* n_head: of keys and values where the prompt consists of them */
@@ -21,8 +37,11 @@ struct sp_prompt {
     sp_fingerprint fingerprint; /* of the model that it was made for */
 };
 
-/* A prompt of zeros; at least one row and one column. */
+/* A prompt of zeros, whose weights are its rows; at least one row and one column. */
 sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width);
+
+/* Gives it weights of its own, zeros: n matrices of these shapes. */
+sp_status sp_prompt_set_encoder(sp_prompt *prompt, const sp_encoder *encoder, const sp_weight_shape *shapes, size_t n);
 
 /* keys.c: weights (n, 2 n_layer n_head_kv d_head) = what the model computes for n tokens that begin a text, in PEFT's layout;
  * and for the first n tokens of `text`. ARGUMENT: the text has fewer. */

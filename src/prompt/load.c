@@ -70,11 +70,11 @@ static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
 static sp_status read_weights(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
 {
     const size_t n = p->num_virtual_tokens * p->width;
-    sp_status st = sp_safetensors_read_f32(p->weights, a->tensors, t, 0, n);
+    sp_status st = sp_safetensors_read_f32(p->rows, a->tensors, t, 0, n);
     for (size_t i = 0; i < n && !st; i++)
-        if (!isfinite(p->weights[i]))
+        if (!isfinite(p->rows[i]))
             st = sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR ": row %zu, column %zu is %f", a->tensors_path, i / p->width,
-                         i % p->width, (double)p->weights[i]);
+                         i % p->width, (double)p->rows[i]);
     return st;
 }
 

@@ -16,13 +16,41 @@ sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t 
     if (__builtin_mul_overflow(num_virtual_tokens, width, &n_bytes) || __builtin_mul_overflow(n_bytes, sizeof(float), &n_bytes))
         return sp_fail_no_memory(SIZE_MAX);
     sp_prompt *p = calloc(1, sizeof *p);
-    if (!p || !(p->weights = calloc(1, n_bytes))) {
+    if (!p || !(p->rows = calloc(1, n_bytes))) {
         sp_prompt_free(p);
         return sp_fail_no_memory(n_bytes);
     }
     p->num_virtual_tokens = num_virtual_tokens;
     p->width = width;
+    p->weights = p->rows;
+    p->n_weights = num_virtual_tokens * width;
     *out = p;
+    return SP_OK;
+}
+
+sp_status sp_prompt_set_encoder(sp_prompt *prompt, const sp_encoder *encoder, const sp_weight_shape *shapes, size_t n)
+{
+    size_t n_weights = 0, n_bytes;
+    for (size_t i = 0; i < n; i++) {
+        size_t own;
+        if (__builtin_mul_overflow(shapes[i].n_rows, shapes[i].n_columns, &own) ||
+            __builtin_add_overflow(n_weights, own, &n_weights))
+            return sp_fail_no_memory(SIZE_MAX);
+    }
+    if (__builtin_mul_overflow(n_weights, sizeof(float), &n_bytes)) return sp_fail_no_memory(SIZE_MAX);
+    float *weights = calloc(1, n_bytes);
+    sp_weight_shape *copy = malloc(n * sizeof *copy);
+    if (!weights || !copy) {
+        free(weights);
+        free(copy);
+        return sp_fail_no_memory(n_bytes);
+    }
+    memcpy(copy, shapes, n * sizeof *copy);
+    prompt->encoder = encoder;
+    prompt->weights = weights;
+    prompt->n_weights = n_weights;
+    prompt->shapes = copy;
+    prompt->n_shapes = n;
     return SP_OK;
 }
 
@@ -30,7 +58,9 @@ void sp_prompt_free(sp_prompt *prompt)
 {
     if (!prompt) return;
     sp_task_free(prompt->task);
-    free(prompt->weights);
+    if (prompt->weights != prompt->rows) free(prompt->weights);
+    free(prompt->rows);
+    free(prompt->shapes);
     free(prompt->init_text);
     free(prompt->base_model);
     free(prompt);
@@ -114,6 +144,46 @@ sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const 
     return SP_OK;
 }
 
+/* ---- rows and weights ----------------------------------------------------------------------------------------- */
+
+sp_status sp_prompt_update(sp_prompt *prompt)
+{
+    return prompt->encoder ? prompt->encoder->update(prompt) : SP_OK;
+}
+
+size_t sp_prompt_n_row_values(const sp_prompt *prompt)
+{
+    return prompt->num_virtual_tokens * prompt->width;
+}
+
+size_t sp_prompt_n_shapes(const sp_prompt *prompt)
+{
+    return prompt->encoder ? prompt->n_shapes : 1;
+}
+
+sp_weight_shape sp_prompt_shape(const sp_prompt *prompt, size_t index)
+{
+    if (prompt->encoder) return prompt->shapes[index];
+    return (sp_weight_shape){prompt->num_virtual_tokens, prompt->width, prompt->num_frozen_tokens};
+}
+
+sp_status sp_prompt_backward(float *gradient, const sp_prompt *prompt, const float *d_rows)
+{
+    sp_status st = SP_OK;
+    if (prompt->encoder) {
+        memset(gradient, 0, prompt->n_weights * sizeof *gradient);
+        st = prompt->encoder->backward(gradient, prompt, d_rows);
+    } else {
+        memcpy(gradient, d_rows, prompt->n_weights * sizeof *gradient);
+    }
+    for (size_t i = 0; i < sp_prompt_n_shapes(prompt); i++) {
+        const sp_weight_shape shape = sp_prompt_shape(prompt, i);
+        memset(gradient, 0, shape.n_frozen * shape.n_columns * sizeof *gradient);
+        gradient += shape.n_rows * shape.n_columns;
+    }
+    return st;
+}
+
 /* ---- accessors ----------------------------------------------------------------------------------------------- */
 
 sp_method sp_prompt_method(const sp_prompt *prompt)
@@ -134,15 +204,19 @@ size_t sp_prompt_width(const sp_prompt *prompt)
 }
 float *sp_prompt_embeddings(sp_prompt *prompt)
 {
-    return sp_prompt_is_given(prompt) ? NULL : prompt->weights;
+    return sp_prompt_is_given(prompt) ? NULL : prompt->rows;
 }
 float *sp_prompt_keys_values(sp_prompt *prompt)
 {
-    return sp_prompt_is_given(prompt) ? prompt->weights : NULL;
+    return sp_prompt_is_given(prompt) ? prompt->rows : NULL;
 }
 float *sp_prompt_weights(sp_prompt *prompt)
 {
     return prompt->weights;
+}
+size_t sp_prompt_n_weights(const sp_prompt *prompt)
+{
+    return prompt->n_weights;
 }
 size_t sp_prompt_d_model(const sp_prompt *prompt)
 {

@@ -148,7 +148,7 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
         .type = SP_F32,
         .n_dims = 2,
         .shape = {p->num_virtual_tokens, p->width},
-        .data = p->weights,
+        .data = p->rows,
         .n_bytes = p->num_virtual_tokens * p->width * sizeof(float),
     };
     char *path = sp_path_join(dir, SP_ADAPTER_TENSORS);
@@ -162,9 +162,9 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
 static sp_status check_finite(const sp_prompt *p, const char *dir)
 {
     for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++)
-        if (!isfinite(p->weights[i]))
+        if (!isfinite(p->rows[i]))
             return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: virtual token %zu holds %f; train with a lower learning rate", dir,
-                           i / p->width, (double)p->weights[i]);
+                           i / p->width, (double)p->rows[i]);
     return SP_OK;
 }
 

@@ -17,7 +17,7 @@
 #include "format/safetensors.h"
 
 static const char DIRECTORY[] = "checkpoints", PREFIX[] = "step-", SUFFIX[] = ".safetensors", TEMPORARY[] = ".tmp.";
-enum { MAX_MATRICES = 8, NAME_BYTES = 64, HASH_BYTES = 17, HASH_STATE_BYTES = 576 };
+enum { NAME_BYTES = 64, HASH_BYTES = 17, HASH_STATE_BYTES = 576 };
 
 static sp_status checksum_begin(XXH3_state_t **sum, const char *owner, const char *state)
 {
@@ -109,7 +109,7 @@ static sp_status newest_below(uint64_t *out, const char *directory, uint64_t lim
 
 static sp_status write_file(const char *path, const sp_checkpoint *checkpoint)
 {
-    sp_st_tensor tensors[MAX_MATRICES];
+    sp_st_tensor tensors[SP_CHECKPOINT_MAX_MATRICES];
     char sum[HASH_BYTES];
     XXH3_state_t *running;
     sp_status st = checksum_begin(&running, checkpoint->owner, checkpoint->state);
@@ -147,7 +147,7 @@ static sp_status read_checked(char **state, const sp_safetensors *file, const ch
     const char *saved_sum = sp_safetensors_metadata(file, "checksum");
     if (!saved_owner || !saved_state || !saved_sum) return sp_fail(SP_ERR_FORMAT, "is no checkpoint of a training run");
     if (strcmp(saved_owner, owner) != 0) return sp_fail(SP_ERR_MISMATCH, "belongs to a run with other settings");
-    const sp_st_tensor *tensors[MAX_MATRICES];
+    const sp_st_tensor *tensors[SP_CHECKPOINT_MAX_MATRICES];
     sp_status st = SP_OK;
     for (size_t i = 0; i < n_matrices; i++)
         if ((st = check_matrix(&tensors[i], file, &matrices[i]))) return st;
@@ -176,8 +176,9 @@ static sp_status read_file(char **state, const char *path, const char *owner, co
 
 sp_status sp_checkpoint_save(const char *run_dir, const sp_checkpoint *checkpoint, uint64_t previous)
 {
-    if (checkpoint->n_matrices > MAX_MATRICES || checkpoint->step == 0)
-        return sp_fail(SP_ERR_ARGUMENT, "a checkpoint has at most %d matrices and a step of at least 1", MAX_MATRICES);
+    if (checkpoint->n_matrices > SP_CHECKPOINT_MAX_MATRICES || checkpoint->step == 0)
+        return sp_fail(SP_ERR_ARGUMENT, "a checkpoint has at most %d matrices and a step of at least 1",
+                       SP_CHECKPOINT_MAX_MATRICES);
     char *directory = sp_path_join(run_dir, DIRECTORY);
     char *path = directory ? file_path(directory, checkpoint->step) : NULL;
     sp_status st = path ? sp_make_directory(directory) : SP_ERR_MEMORY;
@@ -193,7 +194,8 @@ sp_status sp_checkpoint_load(char **state, uint64_t *step, const char *run_dir, 
 {
     *state = NULL;
     *step = 0;
-    if (n_matrices > MAX_MATRICES) return sp_fail(SP_ERR_ARGUMENT, "a checkpoint has at most %d matrices", MAX_MATRICES);
+    if (n_matrices > SP_CHECKPOINT_MAX_MATRICES)
+        return sp_fail(SP_ERR_ARGUMENT, "a checkpoint has at most %d matrices", SP_CHECKPOINT_MAX_MATRICES);
     char *directory = sp_path_join(run_dir, DIRECTORY);
     if (!directory) return SP_ERR_MEMORY;
     sp_status st = SP_OK;

@@ -10,6 +10,8 @@
 #include "softprompt.h"
 #include "train/matrix.h"
 
+enum { SP_CHECKPOINT_MAX_MATRICES = 256 };
+
 typedef struct sp_checkpoint {
     uint64_t step;
     const char *owner; /* which run it belongs to: a checkpoint of another owner is never loaded */

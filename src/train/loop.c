@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "base/status.h"
+#include "prompt/prompt.h"
 #include "train/evaluate.h"
 #include "train/loss.h"
 #include "train/schedule.h"
@@ -71,14 +72,15 @@ static sp_status take_step(sp_trainer *t)
     double rate = o->learning_rate * sp_schedule_factor(o->schedule, t->state.step, o->warmup_steps, o->steps);
     size_t n_examples = o->batch_size * o->gradient_accumulation_steps;
     uint64_t n_tokens = gather_items(t, n_examples);
-    memset(t->gradient, 0, t->n_weights * sizeof *t->gradient);
+    memset(t->d_rows, 0, sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
     sp_scorer_set_prompt(t->scorer, t->prompt);
-    sp_status st = sp_mean_loss(&loss, t->gradient, t->scorer, t->items, n_examples, o->batch_size);
+    sp_status st = sp_mean_loss(&loss, t->d_rows, t->scorer, t->items, n_examples, o->batch_size);
+    if (!st) st = sp_prompt_backward(t->gradient, t->prompt, t->d_rows);
     if (st) return st;
-    memset(t->gradient, 0, sp_prompt_num_frozen_tokens(t->prompt) * sp_prompt_width(t->prompt) * sizeof *t->gradient);
     norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
     if ((st = check_finite(t, loss, norm, o->learning_rate))) return st;
     sp_optimizer_step(t->optimizer, t->weights, t->gradient, rate, t->state.step + 1);
+    if ((st = sp_prompt_update(t->prompt))) return st;
     if (t->state.step++ == 0) t->state.first_loss = loss;
     t->state.last_loss = loss;
     t->n_rows += n_examples;
@@ -181,7 +183,8 @@ static sp_status finish(sp_trainer *t)
         memcpy(t->weights, t->best, t->n_weights * sizeof *t->best);
     else
         memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
-    sp_status st = sp_prompt_save(t->prompt, t->dir);
+    sp_status st = sp_prompt_update(t->prompt);
+    if (!st) st = sp_prompt_save(t->prompt, t->dir);
     t->state.finished = true;
     return st ? st : sp_trainer_save(t);
 }

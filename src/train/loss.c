@@ -3,9 +3,9 @@
 #include "train/loss.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/status.h"
+#include "prompt/prompt.h"
 
 static double sum_of_means(const double *nll, const sp_item *items, size_t n_items)
 {
@@ -18,14 +18,14 @@ static double sum_of_means(const double *nll, const sp_item *items, size_t n_ite
     return sum;
 }
 
-sp_status sp_mean_loss(double *loss, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items)
+sp_status sp_mean_loss(double *loss, float *d_rows, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items)
 {
     double sum = 0, scale = 1 / (double)n_items;
     for (size_t i = 0, n; i < n_items; i += n) {
         const double *nll;
         n = sp_scorer_fit(items + i, n_items - i < pass_items ? n_items - i : pass_items);
-        sp_status st = gradient ? sp_scorer_gradient(&nll, gradient, scorer, items + i, n, scale)
-                                : sp_scorer_score(&nll, scorer, items + i, n);
+        sp_status st =
+            d_rows ? sp_scorer_gradient(&nll, d_rows, scorer, items + i, n, scale) : sp_scorer_score(&nll, scorer, items + i, n);
         if (st) return st;
         sum += sum_of_means(nll, items + i, n);
     }
@@ -58,16 +58,19 @@ sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_promp
     if (gradient && !prompt) return sp_fail(SP_ERR_ARGUMENT, "a gradient is wanted and there is no prompt to take it by");
     sp_scorer *scorer = NULL;
     sp_item *items = NULL;
+    float *d_rows = NULL;
     sp_status st = prompt ? sp_prompt_check(prompt, model, NULL) : SP_OK;
     if (!st) st = items_of_examples(&items, examples, n_examples);
     if (!st) st = sp_scorer_create(&scorer, model);
+    if (!st && gradient && !(d_rows = calloc(sp_prompt_n_row_values(prompt), sizeof *d_rows)))
+        st = sp_fail_no_memory(sp_prompt_n_row_values(prompt) * sizeof *d_rows);
     if (!st) {
         sp_scorer_set_prompt(scorer, prompt);
-        if (gradient) memset(gradient, 0, sp_prompt_num_virtual_tokens(prompt) * sp_prompt_width(prompt) * sizeof *gradient);
-        st = sp_mean_loss(loss, gradient, scorer, items, n_examples, n_examples);
+        st = sp_mean_loss(loss, d_rows, scorer, items, n_examples, n_examples);
     }
-    if (!st && gradient) memset(gradient, 0, sp_prompt_num_frozen_tokens(prompt) * sp_prompt_width(prompt) * sizeof *gradient);
+    if (!st && gradient) st = sp_prompt_backward(gradient, prompt, d_rows);
     sp_scorer_free(scorer);
+    free(d_rows);
     free(items);
     return st;
 }

@@ -6,7 +6,7 @@
 
 /* loss = mean over items of the mean over answer tokens of -ln p, in nats, in as many passes as it takes, each of at most
  * pass_items >= 1 items.
- * gradient (prompt rows, d_model) += dloss/dprompt, of every row; NULL: not computed. n_items >= 1. */
-sp_status sp_mean_loss(double *loss, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items);
+ * d_rows (prompt rows, width) += dloss/drows, of every row; NULL: not computed. n_items >= 1. */
+sp_status sp_mean_loss(double *loss, float *d_rows, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items);
 
 #endif

@@ -1,10 +1,11 @@
 /* optimizer.c: AdamW and Adafactor.
  *
- * Both see only the rows that are trained, as a matrix of its own: a frozen row is no parameter.
- * Cost: a few passes over the matrix; AdamW holds two of its size, Adafactor a row and a column. */
+ * Both see only the rows that are trained, as a matrix of its own: a frozen row is no parameter. Adafactor treats every matrix
+ * alone. Cost: a few passes over each matrix; AdamW holds two of its size, Adafactor a row and a column. */
 #include "train/optimizer.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/status.h"
@@ -13,16 +14,41 @@ static const double BETA1 = 0.9, BETA2 = 0.999, ADAM_EPS = 1e-8; /* torch.optim.
 static const double FACTOR_DECAY = -0.8, FACTOR_EPS = 1e-30;     /* Adafactor's; its second eps belongs to scale_parameter */
 static const double CLIP_EPS = 1e-6;                             /* torch.nn.utils.clip_grad_norm_ */
 
-struct sp_optimizer_state {
-    sp_optimizer kind;
+typedef struct part {                   /* one matrix */
     size_t n_frozen, n_rows, n_columns; /* n_rows: of the trained part */
-    double weight_decay;
     float *first;         /* AdamW: mean of the gradient (n_rows, n_columns).  Adafactor: of its squares, along each row (n_rows) */
     float *second;        /* AdamW: mean of its square (n_rows, n_columns).    Adafactor: along each column (n_columns) */
     double *column_means; /* Adafactor: scratch (n_columns) */
+    char first_name[48], second_name[48];
+} part;
+
+struct sp_optimizer_state {
+    sp_optimizer kind;
+    double weight_decay;
+    size_t n_parts;
+    part *parts; /* (n_parts) */
 };
 
-sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, size_t n_rows, size_t n_columns, size_t n_frozen,
+static void name_state(part *p, sp_optimizer kind, size_t index, size_t n)
+{
+    char number[24] = ""; /* of the matrix, where there are several */
+    if (n > 1) snprintf(number, sizeof number, ".%zu", index);
+    snprintf(p->first_name, sizeof p->first_name, "%s%s", kind == SP_ADAMW ? "adamw.exp_avg" : "adafactor.exp_avg_sq_row", number);
+    snprintf(p->second_name, sizeof p->second_name, "%s%s", kind == SP_ADAMW ? "adamw.exp_avg_sq" : "adafactor.exp_avg_sq_col",
+             number);
+}
+
+static sp_status create_part(part *p, sp_optimizer kind, const sp_weight_shape *shape)
+{
+    *p = (part){.n_frozen = shape->n_frozen, .n_rows = shape->n_rows - shape->n_frozen, .n_columns = shape->n_columns};
+    size_t n = p->n_rows * p->n_columns;
+    p->first = calloc((kind == SP_ADAMW ? n : p->n_rows) + 1, sizeof *p->first); /* + 1: all rows may be frozen */
+    p->second = calloc((kind == SP_ADAMW ? n : p->n_columns) + 1, sizeof *p->second);
+    p->column_means = calloc(p->n_columns, sizeof *p->column_means);
+    return p->first && p->second && p->column_means ? SP_OK : sp_fail_no_memory(2 * n * sizeof(float));
+}
+
+sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, const sp_weight_shape *shapes, size_t n,
                               double weight_decay)
 {
     *out = NULL;
@@ -30,33 +56,36 @@ sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, size_
         return sp_fail(SP_ERR_ARGUMENT, "optimizer %d is not known; use SP_ADAMW or SP_ADAFACTOR", (int)kind);
     sp_optimizer_state *o = calloc(1, sizeof *o);
     if (!o) return sp_fail_no_memory(sizeof *o);
-    *o = (sp_optimizer_state){
-        .kind = kind, .n_frozen = n_frozen, .n_rows = n_rows - n_frozen, .n_columns = n_columns, .weight_decay = weight_decay};
-    size_t n = o->n_rows * n_columns;
-    o->first = calloc(kind == SP_ADAMW ? n : o->n_rows, sizeof *o->first);
-    o->second = calloc(kind == SP_ADAMW ? n : n_columns, sizeof *o->second);
-    o->column_means = calloc(n_columns, sizeof *o->column_means);
-    if (!o->first || !o->second || !o->column_means) {
-        sp_optimizer_free(o);
-        return sp_fail_no_memory(2 * n * sizeof(float));
+    *o = (sp_optimizer_state){.kind = kind, .weight_decay = weight_decay};
+    o->parts = calloc(n, sizeof *o->parts);
+    sp_status st = o->parts ? SP_OK : sp_fail_no_memory(n * sizeof *o->parts);
+    for (; !st && o->n_parts < n; o->n_parts++) {
+        st = create_part(&o->parts[o->n_parts], kind, &shapes[o->n_parts]);
+        name_state(&o->parts[o->n_parts], kind, o->n_parts, n);
     }
-    *out = o;
-    return SP_OK;
+    if (st)
+        sp_optimizer_free(o);
+    else
+        *out = o;
+    return st;
 }
 
 void sp_optimizer_free(sp_optimizer_state *optimizer)
 {
     if (!optimizer) return;
-    free(optimizer->first);
-    free(optimizer->second);
-    free(optimizer->column_means);
+    for (size_t i = 0; i < optimizer->n_parts; i++) {
+        free(optimizer->parts[i].first);
+        free(optimizer->parts[i].second);
+        free(optimizer->parts[i].column_means);
+    }
+    free(optimizer->parts);
     free(optimizer);
 }
 
 /* m = mean of g, v = mean of g^2, both pulled towards zero by their start; w -= rate * (m / c1) / (sqrt(v / c2) + eps). */
-static void adamw_step(sp_optimizer_state *o, float *w, const float *gradient, double rate, uint64_t step)
+static void adamw_step(part *o, float *w, const float *gradient, double rate, double keep, uint64_t step)
 {
-    double c1 = 1 - pow(BETA1, (double)step), c2 = 1 - pow(BETA2, (double)step), keep = 1 - rate * o->weight_decay;
+    double c1 = 1 - pow(BETA1, (double)step), c2 = 1 - pow(BETA2, (double)step);
     for (size_t i = 0, n = o->n_rows * o->n_columns; i < n; i++) {
         double g = gradient[i], m = BETA1 * o->first[i] + (1 - BETA1) * g, v = BETA2 * o->second[i] + (1 - BETA2) * g * g;
         o->first[i] = (float)m;
@@ -66,7 +95,7 @@ static void adamw_step(sp_optimizer_state *o, float *w, const float *gradient, d
 }
 
 /* The squares' running means along rows and columns, and the mean over the rows' (returned). */
-static double adafactor_moments(sp_optimizer_state *o, const float *gradient, double beta)
+static double adafactor_moments(part *o, const float *gradient, double beta)
 {
     double total = 0;
     for (size_t c = 0; c < o->n_columns; c++) o->column_means[c] = 0;
@@ -86,7 +115,7 @@ static double adafactor_moments(sp_optimizer_state *o, const float *gradient, do
 }
 
 /* The second moment of element (r, c) is taken as row_r * column_c / mean(row); u = g / its root, clipped as a whole. */
-static void adafactor_step(sp_optimizer_state *o, float *w, const float *gradient, double rate, uint64_t step)
+static void adafactor_step(part *o, float *w, const float *gradient, double rate, double keep, uint64_t step)
 {
     double row_mean = adafactor_moments(o, gradient, 1 - pow((double)step, FACTOR_DECAY)), squares = 0;
     size_t n = o->n_rows * o->n_columns;
@@ -94,33 +123,37 @@ static void adafactor_step(sp_optimizer_state *o, float *w, const float *gradien
         double g = gradient[i];
         squares += g * g * row_mean / ((double)o->first[i / o->n_columns] * o->second[i % o->n_columns]);
     }
-    double rms = sqrt(squares / (double)n), scale = rate / fmax(1, rms), keep = 1 - rate * o->weight_decay;
+    double rms = sqrt(squares / (double)n), scale = rate / fmax(1, rms);
     for (size_t i = 0; i < n; i++) {
         double moment = (double)o->first[i / o->n_columns] * o->second[i % o->n_columns] / row_mean;
         w[i] = (float)(keep * w[i] - scale * gradient[i] / sqrt(moment));
     }
 }
 
-void sp_optimizer_step(sp_optimizer_state *optimizer, float *matrix, const float *gradient, double learning_rate, uint64_t step)
+void sp_optimizer_step(sp_optimizer_state *optimizer, float *weights, const float *gradient, double learning_rate, uint64_t step)
 {
-    size_t frozen = optimizer->n_frozen * optimizer->n_columns;
-    if (optimizer->kind == SP_ADAMW)
-        adamw_step(optimizer, matrix + frozen, gradient + frozen, learning_rate, step);
-    else
-        adafactor_step(optimizer, matrix + frozen, gradient + frozen, learning_rate, step);
+    double keep = 1 - learning_rate * optimizer->weight_decay;
+    for (size_t i = 0, at = 0; i < optimizer->n_parts; i++) {
+        part *p = &optimizer->parts[i];
+        at += p->n_frozen * p->n_columns;
+        if (p->n_rows == 0) continue;
+        (optimizer->kind == SP_ADAMW ? adamw_step : adafactor_step)(p, weights + at, gradient + at, learning_rate, keep, step);
+        at += p->n_rows * p->n_columns;
+    }
 }
 
 size_t sp_optimizer_matrices(sp_named_matrix *out, sp_optimizer_state *optimizer)
 {
-    size_t n = optimizer->n_rows, d = optimizer->n_columns;
-    if (optimizer->kind == SP_ADAMW) {
-        out[0] = (sp_named_matrix){"adamw.exp_avg", n, d, optimizer->first};
-        out[1] = (sp_named_matrix){"adamw.exp_avg_sq", n, d, optimizer->second};
-    } else {
-        out[0] = (sp_named_matrix){"adafactor.exp_avg_sq_row", n, 1, optimizer->first};
-        out[1] = (sp_named_matrix){"adafactor.exp_avg_sq_col", 1, d, optimizer->second};
+    bool adamw = optimizer->kind == SP_ADAMW;
+    size_t n = 0;
+    for (size_t i = 0; i < optimizer->n_parts; i++) {
+        part *p = &optimizer->parts[i];
+        if (p->n_rows == 0) continue;
+        n += SP_OPTIMIZER_MATRICES_EACH;
+        *out++ = (sp_named_matrix){p->first_name, p->n_rows, adamw ? p->n_columns : 1, p->first};
+        *out++ = (sp_named_matrix){p->second_name, adamw ? p->n_rows : 1, p->n_columns, p->second};
     }
-    return 2;
+    return n;
 }
 
 double sp_gradient_clip(float *gradient, size_t n, double max_norm)

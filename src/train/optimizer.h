@@ -1,37 +1,39 @@
-/* optimizer.h: AdamW and Adafactor over the one matrix that is trained, and clipping of its gradient.
+/* optimizer.h: AdamW and Adafactor over the matrices that are trained, and clipping of their gradient.
  *
  *     double norm = sp_gradient_clip(gradient, n, 1.0);
- *     sp_optimizer_step(optimizer, embeddings, gradient, learning_rate, step);
+ *     sp_optimizer_step(optimizer, weights, gradient, learning_rate, step);
  *
  * State is f32, as in PyTorch; each element is computed in f64 and rounded once. Nothing here runs in parallel: a soft
  * prompt is some ten thousand numbers, and one order of summation is what makes a resumed run equal to the bit. */
 #ifndef SP_TRAIN_OPTIMIZER_H
 #define SP_TRAIN_OPTIMIZER_H
 
-#include "softprompt.h"
+#include "prompt/prompt.h"
 #include "train/matrix.h"
 
 typedef struct sp_optimizer_state sp_optimizer_state;
 
-enum { SP_OPTIMIZER_MAX_MATRICES = 2 };
+enum { SP_OPTIMIZER_MATRICES_EACH = 2 }; /* of state, for every matrix trained */
 
-/* For a matrix (n_rows, n_columns) whose first n_frozen rows are constants: they have no state, never move, and take no
- * part in Adafactor's means. n_frozen < n_rows. State starts at zero. Fails with MEMORY, and with ARGUMENT for an unknown kind. */
-sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, size_t n_rows, size_t n_columns, size_t n_frozen,
+/* For n >= 1 matrices that stand behind each other in one array. The frozen rows of one are constants: they have no state, never
+ * move, and take no part in Adafactor's means; n_frozen < n_rows in at least one. State starts at zero. Fails with MEMORY, and
+ * with ARGUMENT for an unknown kind. */
+sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, const sp_weight_shape *shapes, size_t n,
                               double weight_decay);
 void sp_optimizer_free(sp_optimizer_state *optimizer);
 
-/* One step down `gradient`; both matrices (n_rows, n_columns), they must not overlap. `step` counts from 1: it is all that
+/* One step down `gradient`; both arrays hold all matrices, they must not overlap. `step` counts from 1: it is all that
  * the bias corrections need, so it is the caller's and no part of the state.
  *   SP_ADAMW      Loshchilov & Hutter, arXiv 1711.05101: beta 0.9 and 0.999, eps 1e-8, as torch.optim.AdamW
  *   SP_ADAFACTOR  Shazeer & Stern, arXiv 1804.04235: factored second moment, no first one, decay 1 - step^-0.8, update clipped
  *                 to a root mean square of 1; as transformers' Adafactor with relative_step and scale_parameter off, so that
  *                 learning_rate means what it says (torch.optim.Adafactor would scale it by the matrix's own size)
  * Weight decay is decoupled in both. Cannot fail. */
-void sp_optimizer_step(sp_optimizer_state *optimizer, float *matrix, const float *gradient, double learning_rate, uint64_t step);
+void sp_optimizer_step(sp_optimizer_state *optimizer, float *weights, const float *gradient, double learning_rate, uint64_t step);
 
-/* The state, to be saved and filled again: writes up to SP_OPTIMIZER_MAX_MATRICES entries, returns how many. The data
- * belongs to the optimiser. */
+/* The state, to be saved and filled again: writes SP_OPTIMIZER_MATRICES_EACH entries for every matrix that has rows to train,
+ * returns how many. Data and
+ * names belong to the optimiser. */
 size_t sp_optimizer_matrices(sp_named_matrix *out, sp_optimizer_state *optimizer);
 
 /* Scales `gradient` (n) down to a 2-norm of max_norm where it is longer, as torch.nn.utils.clip_grad_norm_; max_norm <= 0

@@ -19,7 +19,10 @@
 static const char LOG_FILE[] = "log.jsonl", EVALUATIONS_FILE[] = "evaluations.jsonl";
 static const char EVENTS_FILE[] = "events.out.tfevents.softprompt";
 
-enum { MAX_MATRICES = 2 + SP_OPTIMIZER_MAX_MATRICES };
+enum {
+    OWN_MATRICES = 2, /* of a checkpoint; the others are the optimiser's */
+    MAX_SHAPES = (SP_CHECKPOINT_MAX_MATRICES - OWN_MATRICES) / SP_OPTIMIZER_MATRICES_EACH
+};
 
 const sp_logger *sp_trainer_logger(const sp_trainer *trainer)
 {
@@ -38,20 +41,29 @@ static sp_status resolve_task(sp_trainer *t, const sp_task *task)
     return st;
 }
 
+static sp_status make_optimizer(sp_trainer *t)
+{
+    sp_weight_shape shapes[MAX_SHAPES];
+    size_t n = sp_prompt_n_shapes(t->prompt);
+    if (n > MAX_SHAPES)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu matrices to train, of which a checkpoint holds %d; use fewer layers", n, MAX_SHAPES);
+    for (size_t i = 0; i < n; i++) shapes[i] = sp_prompt_shape(t->prompt, i);
+    return sp_optimizer_create(&t->optimizer, t->options.optimizer, shapes, n, t->options.weight_decay);
+}
+
 static sp_status make_prompt(sp_trainer *t)
 {
     sp_status st = sp_prompt_create(&t->prompt, t->model, &t->options.prompt);
     if (!st) st = sp_prompt_set_task(t->prompt, t->task);
     if (st) return st;
-    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), n_frozen = sp_prompt_num_frozen_tokens(t->prompt);
-    t->n_weights = n_rows * sp_prompt_width(t->prompt);
+    t->n_weights = sp_prompt_n_weights(t->prompt);
     t->weights = sp_prompt_weights(t->prompt);
     t->best = malloc(t->n_weights * sizeof *t->best);
     t->gradient = malloc(t->n_weights * sizeof *t->gradient);
-    if (!t->best || !t->gradient) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
+    t->d_rows = malloc(sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
+    if (!t->best || !t->gradient || !t->d_rows) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
     memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
-    return sp_optimizer_create(&t->optimizer, t->options.optimizer, n_rows, sp_prompt_width(t->prompt), n_frozen,
-                               t->options.weight_decay);
+    return make_optimizer(t);
 }
 
 static sp_status take_directory(bool *resumed, sp_trainer *t)
@@ -80,21 +92,20 @@ static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp
 /* Everything that a checkpoint holds beside the state. */
 static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
 {
-    size_t n_rows = sp_prompt_num_virtual_tokens(t->prompt), width = sp_prompt_width(t->prompt);
-    out[0] = (sp_named_matrix){"prompt", n_rows, width, t->weights};
-    out[1] = (sp_named_matrix){"best_prompt", n_rows, width, t->best};
-    return 2 + sp_optimizer_matrices(out + 2, t->optimizer);
+    out[0] = (sp_named_matrix){"weights", 1, t->n_weights, t->weights};
+    out[1] = (sp_named_matrix){"best_weights", 1, t->n_weights, t->best};
+    return OWN_MATRICES + sp_optimizer_matrices(out + OWN_MATRICES, t->optimizer);
 }
 
 static sp_status load_checkpoint(sp_trainer *t)
 {
-    sp_named_matrix matrices[MAX_MATRICES];
+    sp_named_matrix matrices[SP_CHECKPOINT_MAX_MATRICES];
     size_t n = list_matrices(matrices, t);
     char *text;
     sp_status st = sp_checkpoint_load(&text, &t->saved_step, t->dir, t->owner, matrices, n, sp_trainer_logger(t));
     if (!st && text) st = sp_train_state_parse(&t->state, text);
     free(text);
-    return st;
+    return st ? st : sp_prompt_update(t->prompt);
 }
 
 sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,
@@ -149,7 +160,7 @@ sp_status sp_trainer_prepare(sp_trainer *t)
 
 static sp_status write_checkpoint(sp_trainer *t)
 {
-    sp_named_matrix matrices[MAX_MATRICES];
+    sp_named_matrix matrices[SP_CHECKPOINT_MAX_MATRICES];
     size_t n = list_matrices(matrices, t);
     char *text;
     sp_status st = sp_train_state_print(&text, &t->state);
@@ -192,6 +203,7 @@ void sp_trainer_clear(sp_trainer *t)
     sp_task_free(t->task);
     free(t->best);
     free(t->gradient);
+    free(t->d_rows);
     free(t->order);
     free(t->items);
     *t = (sp_trainer){0};

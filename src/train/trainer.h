@@ -20,8 +20,9 @@ typedef struct sp_trainer {
     sp_encoded_data train, eval;
 
     sp_prompt *prompt;
-    float *weights, *best, *gradient; /* (num_virtual_tokens, width); weights are the prompt's own */
-    size_t n_weights;                 /* in each of them */
+    float *weights, *best, *gradient; /* (n_weights); weights are the prompt's own */
+    size_t n_weights;
+    float *d_rows; /* (num_virtual_tokens, width) */
     sp_optimizer_state *optimizer;
     sp_scorer *scorer;
 
