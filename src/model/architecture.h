@@ -48,7 +48,7 @@ extern const sp_layer_tensor_form sp_layer_tensor_forms[SP_N_LAYER_TENSORS];
 typedef struct sp_architecture {
     const char *name;            /* general.architecture, and the prefix of the keys of hyperparameters */
     uint32_t required, optional; /* sets of tensors, 1 << role; all others are refused */
-    bool rope_by_halves;         /* RoPE turns the pairs (i, i + n_rot / 2) of a head, not (2i, 2i + 1) */
+    bool rope_by_halves;         /* in GGUF files RoPE turns the pairs (i, i + n_rot / 2) of a head, not (2i, 2i + 1) */
     bool has_window;             /* attention.sliding_window may be given: attention reaches back so many positions */
     size_t global_period;        /* of so many layers the last has no window; 0: all have it */
     float local_rope_base;       /* base of RoPE in layers with a window; 0: the others' */

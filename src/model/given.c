@@ -8,12 +8,12 @@
 #include "base/status.h"
 #include "model/internal.h"
 
-/* Where the engine has dimension i of a head's key: transformers turns (i, i + d_head / 2) together, and so do most architectures
- * here, but llama GGUF files (2i, 2i + 1). */
+/* Where the engine has dimension i of a head's key: transformers turns (i, i + d_head / 2) together, and so do most models here,
+ * but those of llama GGUF files (2i, 2i + 1). */
 static size_t key_dimension(const sp_model *m, size_t i)
 {
     size_t half = m->d_head / 2;
-    if (m->architecture->rope_by_halves) return i;
+    if (m->rope_by_halves) return i;
     return i < half ? 2 * i : 2 * (i - half) + 1;
 }
 

@@ -5,7 +5,7 @@
 #include <math.h>
 
 #include "base/arena.h"
-#include "format/gguf.h"
+#include "format/source.h"
 #include "model/architecture.h"
 #include "model/engine.h"
 #include "model/model.h"
@@ -29,13 +29,14 @@ typedef struct sp_layer_vectors {                /* a layer's small tensors, in 
 } sp_layer_vectors;
 
 struct sp_model {
-    sp_gguf *gguf;
+    sp_source *source;
     sp_tokenizer *tokenizer;
     char *path, *name;
     const sp_architecture *architecture;
     int n_threads;
     size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
     size_t window, global_period; /* sp_model_has_window */
+    bool rope_by_halves;          /* which pairs RoPE turns, in this model's rows of q and k: sp_rope_options */
     float norm_eps;
     float embedding_scale, attention_scale;
     sp_rope *rope, *local_rope; /* local_rope: of layers with a window, NULL where they have the others' */

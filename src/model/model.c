@@ -29,8 +29,8 @@ static sp_status read_size(size_t *out, const sp_model *m, const char *name, siz
     char key[128];
     uint32_t value;
     *out = fallback;
-    if (fallback && !sp_gguf_has(m->gguf, key_of(key, m, name))) return SP_OK;
-    sp_status st = sp_gguf_get_u32(&value, m->gguf, key_of(key, m, name));
+    if (fallback && !sp_source_has(m->source, key_of(key, m, name))) return SP_OK;
+    sp_status st = sp_source_get_u32(&value, m->source, key_of(key, m, name));
     if (st) return st;
     if (value == 0 || value > limit)
         return sp_fail(SP_ERR_FORMAT, "%s: %s is %" PRIu32 ", not in 1 .. %zu", m->path, key, value, limit);
@@ -42,19 +42,19 @@ static sp_status read_float(float *out, const sp_model *m, const char *name, flo
 {
     char key[128];
     *out = fallback;
-    if (!sp_gguf_has(m->gguf, key_of(key, m, name))) return SP_OK;
-    sp_status st = sp_gguf_get_f32(out, m->gguf, key);
+    if (!sp_source_has(m->source, key_of(key, m, name))) return SP_OK;
+    sp_status st = sp_source_get_f32(out, m->source, key);
     if (st) return st;
     if (!isfinite(*out) || *out < 0)
         return sp_fail(SP_ERR_FORMAT, "%s: %s is %g; a finite number >= 0 was expected", m->path, key, (double)*out);
     return SP_OK;
 }
 
-static sp_status copy_string(char **out, const sp_gguf *gguf, const char *key)
+static sp_status copy_string(char **out, const sp_source *source, const char *key)
 {
     sp_gguf_string value = {"", 0};
-    if (sp_gguf_has(gguf, key)) {
-        sp_status st = sp_gguf_get_string(&value, gguf, key);
+    if (sp_source_has(source, key)) {
+        sp_status st = sp_source_get_string(&value, source, key);
         if (st) return st;
     }
     *out = strndup(value.bytes, value.n_bytes);
@@ -64,11 +64,12 @@ static sp_status copy_string(char **out, const sp_gguf *gguf, const char *key)
 static sp_status read_architecture(sp_model *m)
 {
     char *name = NULL, known[256];
-    sp_status st = copy_string(&m->name, m->gguf, "general.name");
-    if (!st) st = copy_string(&name, m->gguf, "general.architecture");
+    sp_status st = copy_string(&m->name, m->source, "general.name");
+    if (!st) st = copy_string(&name, m->source, "general.architecture");
     if (!st && !(m->architecture = sp_architecture_find(name)))
         st = sp_fail(SP_ERR_UNSUPPORTED, "%s: architecture \"%.60s\" is not supported; this version runs: %s", m->path, name,
                      sp_architecture_list(known, sizeof known));
+    if (!st) m->rope_by_halves = m->architecture->rope_by_halves || sp_source_rows_as_trained(m->source);
     free(name);
     return st;
 }
@@ -78,8 +79,8 @@ static sp_status refuse_experts(const sp_model *m)
 {
     char key[128];
     uint32_t n = 0;
-    if (!sp_gguf_has(m->gguf, key_of(key, m, "expert_count"))) return SP_OK;
-    sp_status st = sp_gguf_get_u32(&n, m->gguf, key);
+    if (!sp_source_has(m->source, key_of(key, m, "expert_count"))) return SP_OK;
+    sp_status st = sp_source_get_u32(&n, m->source, key);
     if (st || n == 0) return st;
     return sp_fail(SP_ERR_UNSUPPORTED, "%s: a mixture of %" PRIu32 " experts, which this version does not run; use a dense model",
                    m->path, n);
@@ -138,15 +139,15 @@ static sp_status read_window(sp_model *m)
 {
     char key[128];
     uint32_t window = 0;
-    if (!sp_gguf_has(m->gguf, key_of(key, m, "attention.sliding_window"))) return SP_OK;
-    sp_status st = sp_gguf_get_u32(&window, m->gguf, key);
+    if (!sp_source_has(m->source, key_of(key, m, "attention.sliding_window"))) return SP_OK;
+    sp_status st = sp_source_get_u32(&window, m->source, key);
     if (st || window >= m->context_length) return st;
     if (window && !m->architecture->has_window)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s is %" PRIu32 ", but this version knows no windows in the %s architecture",
                        m->path, key, window, m->architecture->name);
     m->window = window;
     m->global_period = m->architecture->global_period;
-    if (!sp_gguf_has(m->gguf, key_of(key, m, "attention.sliding_window_pattern"))) return SP_OK;
+    if (!sp_source_has(m->source, key_of(key, m, "attention.sliding_window_pattern"))) return SP_OK;
     return read_size(&m->global_period, m, "attention.sliding_window_pattern", 0, m->n_layer);
 }
 
@@ -156,7 +157,7 @@ static sp_status read_scaling(sp_rope_options *o, const sp_model *m)
 {
     char key[128], *type = NULL;
     float linear;
-    sp_status st = copy_string(&type, m->gguf, key_of(key, m, "rope.scaling.type"));
+    sp_status st = copy_string(&type, m->source, key_of(key, m, "rope.scaling.type"));
     if (!st) st = read_float(&linear, m, "rope.scale_linear", 1);
     if (!st) st = read_float(&o->factor, m, "rope.scaling.factor", linear);
     if (!st && strcmp(type, "linear") == 0)
@@ -206,8 +207,8 @@ static sp_status make_local_rope(sp_model *m, const sp_rope_options *global)
 
 static sp_status make_rope(sp_model *m)
 {
-    sp_rope_options o = {.by_halves = m->architecture->rope_by_halves};
-    const sp_gguf_tensor *factors = sp_gguf_find_tensor(m->gguf, "rope_freqs.weight");
+    sp_rope_options o = {.by_halves = m->rope_by_halves};
+    const sp_gguf_tensor *factors = sp_source_find_tensor(m->source, "rope_freqs.weight");
     sp_status st = read_size(&o.n_rot, m, "rope.dimension_count", m->d_head, m->d_head);
     if (!st) st = read_float(&o.theta, m, "rope.freq_base", 10000);
     if (!st) st = read_scaling(&o, m);
@@ -227,7 +228,7 @@ static sp_status make_rope(sp_model *m)
 /* A tensor of exactly this shape, of a type that expands to f32. `rows` 0: a vector. */
 static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, const char *name, size_t width, size_t rows)
 {
-    const sp_gguf_tensor *t = sp_gguf_find_tensor(m->gguf, name);
+    const sp_gguf_tensor *t = sp_source_find_tensor(m->source, name);
     if (!t) return sp_fail(SP_ERR_FORMAT, "%s: tensor %s is missing; fetch the file again", m->path, name);
     if (t->n_dims > 2 || t->shape[0] != width || t->shape[1] != (rows ? rows : 1))
         return sp_fail(SP_ERR_FORMAT, "%s: tensor %s has shape (%" PRIu64 ", %" PRIu64 "); (%zu, %zu) was expected", m->path, name,
@@ -252,7 +253,7 @@ static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t lay
         char name[64];
         snprintf(name, sizeof name, "blk.%zu.%s", layer, form->name);
         bool wanted = m->architecture->required >> i & 1;
-        if (m->architecture->optional >> i & 1) wanted = sp_gguf_find_tensor(m->gguf, name) != NULL;
+        if (m->architecture->optional >> i & 1) wanted = sp_source_find_tensor(m->source, name) != NULL;
         if (!wanted) continue;
         sp_status st = find_tensor(&out->of[i], m, name, lengths[form->width], lengths[form->rows]);
         if (st) return st;
@@ -276,13 +277,13 @@ static uint64_t count_values(const sp_gguf_tensor *t)
 
 static sp_status check_all_used(sp_model *m)
 {
-    size_t n = sp_gguf_n_tensors(m->gguf), expected = 2 + (m->output != m->embedding);
-    expected += sp_gguf_find_tensor(m->gguf, "rope_freqs.weight") != NULL;
+    size_t n = sp_source_n_tensors(m->source), expected = 2 + (m->output != m->embedding);
+    expected += sp_source_find_tensor(m->source, "rope_freqs.weight") != NULL;
     for (size_t i = 0; i < m->n_layer * SP_N_LAYER_TENSORS; i++)
         expected += m->layers[i / SP_N_LAYER_TENSORS].of[i % SP_N_LAYER_TENSORS] != NULL;
-    for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_gguf_tensor_at(m->gguf, i));
+    for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_source_tensor_at(m->source, i));
     for (size_t i = 0; n != expected && i < n; i++) {
-        const sp_gguf_tensor *t = sp_gguf_tensor_at(m->gguf, i);
+        const sp_gguf_tensor *t = sp_source_tensor_at(m->source, i);
         if (!is_used(m, t))
             return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s is no part of the %s architecture as this version runs it", m->path,
                            t->name, m->architecture->name);
@@ -292,14 +293,14 @@ static sp_status check_all_used(sp_model *m)
 
 static sp_status find_tensors(sp_model *m)
 {
-    if (m->n_layer > sp_gguf_n_tensors(m->gguf)) /* before anything is allocated for so many */
-        return sp_fail(SP_ERR_FORMAT, "%s: %zu layers, but only %zu tensors", m->path, m->n_layer, sp_gguf_n_tensors(m->gguf));
+    if (m->n_layer > sp_source_n_tensors(m->source)) /* before anything is allocated for so many */
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu layers, but only %zu tensors", m->path, m->n_layer, sp_source_n_tensors(m->source));
     m->layers = calloc(m->n_layer, sizeof *m->layers);
     if (!m->layers) return sp_fail_no_memory(m->n_layer * sizeof *m->layers);
     sp_status st = find_tensor(&m->embedding, m, "token_embd.weight", m->d_model, m->n_vocab);
     if (!st) st = find_tensor(&m->output_norm, m, "output_norm.weight", m->d_model, 0);
     m->output = m->embedding;
-    if (!st && sp_gguf_find_tensor(m->gguf, "output.weight"))
+    if (!st && sp_source_find_tensor(m->source, "output.weight"))
         st = find_tensor(&m->output, m, "output.weight", m->d_model, m->n_vocab);
     for (size_t l = 0; l < m->n_layer && !st; l++) st = find_layer(&m->layers[l], m, l);
     return st ? st : check_all_used(m);
@@ -313,11 +314,11 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     sp_machine_describe(&machine);
     m->n_threads = options->n_threads > 0 ? options->n_threads : machine.n_threads;
     sp_status st;
-    if ((st = sp_gguf_open(&m->gguf, path))) return st;
+    if ((st = sp_source_open(&m->source, path))) return st;
     if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = refuse_soft_caps(m)) || (st = read_sizes(m)) ||
         (st = read_window(m)) || (st = make_rope(m)))
         return st;
-    if ((st = sp_tokenizer_from_gguf(&m->tokenizer, m->gguf))) return st;
+    if ((st = sp_tokenizer_from_gguf(&m->tokenizer, sp_source_gguf(m->source)))) return st;
     m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
     if ((st = find_tensors(m))) return st;
     m->compute = options->compute == SP_COMPUTE_BF16 ? SP_COMPUTE_BF16 : SP_COMPUTE_F32;
@@ -353,7 +354,7 @@ void sp_model_free(sp_model *m)
     free(m->output_norm_f32);
     free(m->path);
     free(m->name);
-    sp_gguf_close(m->gguf);
+    sp_source_close(m->source);
     free(m);
 }
 
@@ -372,7 +373,7 @@ void sp_model_get_info(sp_model_info *out, const sp_model *m)
         .n_vocab = m->n_vocab,
         .context_length = m->context_length,
         .n_parameters = m->n_parameters,
-        .file_bytes = sp_gguf_file_bytes(m->gguf),
+        .file_bytes = sp_source_file_bytes(m->source),
         .tied_output = m->output == m->embedding,
     };
 }
