@@ -101,11 +101,33 @@ static void runs_grow_and_shrink(void **state)
     sp_tree_free(&tree);
 }
 
+/* Each prompt is a root of its own: positions start at 0, and a text sees its own prompt and no other. */
+static void several_prompts(void **state)
+{
+    (void)state;
+    const int32_t tokens[] = {5, 6};
+    int32_t path[8];
+    sp_tree tree = {0};
+    size_t first, second, below, alone;
+    assert_int_equal(sp_tree_add_prompt(&first, &tree, 3), SP_OK);
+    assert_int_equal(sp_tree_add_prompt(&second, &tree, 2), SP_OK);
+    assert_int_equal(sp_tree_add_run(&below, &tree, second, tokens, 2), SP_OK);
+    assert_int_equal(sp_tree_add_run(&alone, &tree, SP_NO_RUN, tokens, 1), SP_OK);
+    assert_int_equal(sp_tree_position(&tree, first, 2), 2);
+    assert_int_equal(sp_tree_position(&tree, second, 3), 0);
+    assert_int_equal(sp_tree_position(&tree, below, 6), 3);
+    assert_int_equal(sp_tree_position(&tree, alone, 7), 0);
+    assert_int_equal(read_path(path, &tree, 6), 4);
+    assert_memory_equal(path, ((const int32_t[]){-1, -1, 5, 6}), 4 * sizeof *path);
+    sp_tree_free(&tree);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(random_sequences_share_every_prefix),
         cmocka_unit_test(runs_grow_and_shrink),
+        cmocka_unit_test(several_prompts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

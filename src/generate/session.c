@@ -33,7 +33,7 @@ static sp_status compute_prompt(sp_session *session, const sp_prompt *prompt)
     if (st) return st;
     session->n_prompt = session->tree.n_rows;
     if (sp_prompt_keys_values(rows))
-        return sp_engine_set_keys_values(session->engine, sp_prompt_keys_values(rows), session->n_prompt);
+        return sp_engine_set_keys_values(session->engine, 0, sp_prompt_keys_values(rows), session->n_prompt);
     sp_pass pass = {.tree = &session->tree, .prompt = sp_prompt_embeddings(rows)};
     return sp_engine_forward(session->engine, &pass);
 }

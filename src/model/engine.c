@@ -157,15 +157,21 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
 {
     sp_status st;
     if (pass->first_row == 0) engine->n_given = 0;
-    if (pass->first_row >= pass->tree->n_rows || (pass->keep_for_backward && pass->first_row != engine->n_given))
-        return sp_fail(SP_ERR_ARGUMENT, "a pass must compute at least one row, and all that were not given where backward is to "
-                                        "follow");
+    if (pass->first_row >= pass->tree->n_rows || pass->first_row < engine->n_given ||
+        (pass->keep_for_backward && pass->first_row != engine->n_given))
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "a pass must compute at least one row, none that were given, and all others where backward is "
+                       "to follow");
     sp_arena_reset(engine->arena, (sp_arena_mark){0});
     engine->tree = pass->tree;
     engine->first_row = pass->first_row;
     engine->n = pass->tree->n_rows - pass->first_row;
     engine->n_prompt = count_prompt_rows(engine);
     engine->dnormed = NULL;
+    if (pass->keep_for_backward && engine->n_given && engine->n_prompt > engine->n_given)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "a gradient by prompts of embeddings and by prompts of keys and values at once; take them in "
+                       "passes of their own");
     if ((st = check_read_rows(pass)) || (st = find_positions(engine)) || (st = make_plans(engine, pass))) return st;
     if ((st = sp_engine_reserve(engine, pass->tree->n_rows, pass->first_row))) return st;
     return sp_forward_layers(engine, pass);

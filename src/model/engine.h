@@ -17,18 +17,20 @@ void sp_engine_free(sp_engine *engine);
 typedef struct sp_pass {
     const sp_tree *tree;
     size_t first_row;        /* rows before were computed by earlier passes of this engine over this tree; 0: none */
-    const float *prompt;     /* (prompt rows, d_model): the soft prompt, where rows >= first_row hold virtual tokens */
+    const float *prompt;     /* (virtual tokens that were not given, d_model), as they stand in the tree; NULL: none at first_row or
+                                behind */
     const size_t *read_rows; /* (n_read) ascending, >= first_row: the rows whose logits somebody wants */
     size_t n_read;
     bool keep_for_backward; /* only with first_row 0, or behind keys and values that were given */
 } sp_pass;
 
-/* Gives the root's n rows their keys and values, which are then not computed: passes start at first_row = n, and the text at
- * position n. keys_values (n, 2 * n_layer * n_head_kv * d_head), the layout of sp_prompt_keys_values. Copied; they stay until
- * a pass starts at row 0. */
-sp_status sp_engine_set_keys_values(sp_engine *engine, const float *keys_values, size_t n);
+/* Gives rows first .. first + n of the tree, virtual tokens, their keys and values, which are then not computed: passes start
+ * behind all that were given. first: 0, or where those given so far end, so that several prompts may be given; prompts of
+ * embeddings stand behind them. keys_values (n, 2 * n_layer * n_head_kv * d_head), the layout of sp_prompt_keys_values. Copied;
+ * they stay until a pass starts at row 0. */
+sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float *keys_values, size_t n);
 
-/* The same of rows 0 .. n - 1 as passes computed them. */
+/* The same of rows 0 .. n - 1, as passes computed them. */
 void sp_engine_get_keys_values(float *keys_values, const sp_engine *engine, size_t n);
 
 /* ARGUMENT: a position beyond the model's context, a token outside the vocabulary. Read rows and tree must live until backward. */
@@ -47,8 +49,8 @@ typedef struct sp_target {
  * pass from sum of weight * nll. The logits of a few rows at a time are held, never all. */
 sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient);
 
-/* d_prompt += gradient of what cross_entropy summed: (prompt rows, d_model), or, where keys and values were given, as those are
- * laid out. Once for each forward. */
+/* d_prompt += gradient of what cross_entropy summed: (virtual tokens, d_model), or, where keys and values were given, as those are
+ * laid out, prompt behind prompt as in the tree. Not of both kinds at once: such a pass cannot be kept. Once for each forward. */
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine);
 
 #endif

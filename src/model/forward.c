@@ -279,7 +279,7 @@ static sp_status layer_forward(float *x_out, sp_layer_state *state, sp_engine *e
     return st ? st : feed_forward_block(x_out, state, engine, &weights, plan->n_queries);
 }
 
-/* The stream's first row of all: embeddings of tokens, and the soft prompt. */
+/* The stream's first row of all: embeddings of tokens, and the soft prompts. */
 static sp_status embed_rows(float *x, const sp_engine *engine, const float *prompt)
 {
     const sp_model *m = engine->model;
@@ -287,7 +287,7 @@ static sp_status embed_rows(float *x, const sp_engine *engine, const float *prom
     for (size_t r = 0; r < engine->n && !st; r++, x += m->d_model) {
         size_t row = engine->first_row + r;
         if (prompt && row < engine->n_prompt)
-            memcpy(x, prompt + row * m->d_model, m->d_model * sizeof *x);
+            memcpy(x, prompt + (row - engine->n_given) * m->d_model, m->d_model * sizeof *x);
         else
             st = sp_model_embed(x, m, &engine->tree->tokens[row], 1);
     }

@@ -1,8 +1,9 @@
-/* given.c: keys and values of the root's rows, given and not computed: how a prefix or a cartridge is a prompt.
+/* given.c: keys and values of virtual tokens, given and not computed: how a prefix or a cartridge is a prompt.
  *
  * Outside the engine they stand as PEFT saves them, a virtual token a row: column ((2 l + s) n_head_kv + h) d_head + i is
  * dimension i of head h in layer l, s = 0 of the key, 1 of the value. Numbers only change their places, so that what was loaded is
  * what is saved, bit for bit. */
+#include <assert.h>
 #include <string.h>
 
 #include "base/status.h"
@@ -22,24 +23,26 @@ static size_t given_width(const sp_model *m)
     return 2 * m->n_layer * sp_model_kv_dim(m);
 }
 
-sp_status sp_engine_set_keys_values(sp_engine *engine, const float *keys_values, size_t n)
+sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float *keys_values, size_t n)
 {
     const sp_model *m = engine->model;
     const size_t kv_dim = sp_model_kv_dim(m), width = given_width(m), d_head = m->d_head;
+    assert(first == 0 || first == engine->n_given);
     engine->n_given = 0;
-    sp_status st = sp_engine_reserve(engine, n, 0);
+    sp_status st = sp_engine_reserve(engine, first + n, first);
     if (st) return st;
     for (size_t l = 0; l < m->n_layer; l++) {
         const sp_layer_store *store = &engine->stores[l];
         const float *keys = keys_values + 2 * l * kv_dim;
-        for (size_t r = 0; r < n; r++) memcpy(store->v + r * kv_dim, keys + kv_dim + r * width, kv_dim * sizeof(float));
-        for (size_t first = 0; first < kv_dim; first += d_head)
+        float *v = store->v + first * kv_dim;
+        for (size_t r = 0; r < n; r++) memcpy(v + r * kv_dim, keys + kv_dim + r * width, kv_dim * sizeof(float));
+        for (size_t head = 0; head < kv_dim; head += d_head)
             for (size_t i = 0; i < d_head; i++) {
-                float *row = store->kt + (first + key_dimension(m, i)) * store->ld;
-                for (size_t r = 0; r < n; r++) row[r] = keys[r * width + first + i];
+                float *row = store->kt + (head + key_dimension(m, i)) * store->ld + first;
+                for (size_t r = 0; r < n; r++) row[r] = keys[r * width + head + i];
             }
     }
-    engine->n_given = n;
+    engine->n_given = first + n;
     return SP_OK;
 }
 

@@ -143,7 +143,7 @@ struct sp_engine {
     const sp_tree *tree;
     size_t first_row, n;    /* rows computed: first_row .. first_row + n */
     size_t n_prompt;        /* of the tree's rows virtual tokens, at the start */
-    size_t n_given;         /* rows whose keys and values were given: first_row where backward is to follow, or 0 */
+    size_t n_given;         /* the first of them, whose keys and values were given: all or none where backward is to follow */
     size_t *positions;      /* (n) */
     sp_attention_plan plan; /* of every row */
     sp_attention_plan windowed_plan, windowed_read_plan; /* the same two for layers with a window, where there are any */

@@ -56,7 +56,7 @@ static sp_status add_run(size_t *run, sp_tree *tree, size_t parent, const int32_
 
 sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n)
 {
-    assert(tree->n_rows == 0);
+    assert(tree->n_rows == 0 || tree->tokens[tree->n_rows - 1] < 0);
     return add_run(run, tree, SP_NO_RUN, NULL, n);
 }
 

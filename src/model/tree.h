@@ -2,10 +2,12 @@
  *
  *   soft prompt (root) -- template -+- example 1 -- " positive"
  *                                   +- example 2
+ *   another (root) -- template -- example 3
  *
  * A token attends to its own run up to itself and to every run on the path to the root. Rows are numbered through all runs in
  * order; a row's number is also where its keys and values stand in the engine's store.
- * Invariant: parents come before children, so one pass in order has every key before its readers. */
+ * Invariant: parents come before children, so one pass in order has every key before its readers; virtual tokens come before all
+ * others. */
 #ifndef SP_MODEL_TREE_H
 #define SP_MODEL_TREE_H
 
@@ -22,14 +24,14 @@ typedef struct sp_run {
 typedef struct sp_tree {
     sp_run *runs;
     size_t n_runs, runs_capacity;
-    int32_t *tokens; /* (n_rows); -1: a virtual token, row r of the soft prompt in row r of the tree */
+    int32_t *tokens; /* (n_rows); -1: a virtual token */
     size_t n_rows, rows_capacity;
 } sp_tree; /* zero-initialise; sp_tree_clear keeps the memory for the next batch */
 
 void sp_tree_clear(sp_tree *tree);
 void sp_tree_free(sp_tree *tree); /* frees what the struct holds */
 
-/* The soft prompt: the root, rows 0 .. n - 1. Only in an empty tree; n >= 1. */
+/* A soft prompt of n >= 1 virtual tokens: a root, whose positions start at 0. Only where nothing but prompts stands before. */
 sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n);
 sp_status sp_tree_add_run(size_t *run, sp_tree *tree, size_t parent, const int32_t *tokens, size_t n);
 sp_status sp_tree_extend_last(sp_tree *tree, const int32_t *tokens, size_t n); /* the last run grows */

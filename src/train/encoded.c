@@ -59,5 +59,5 @@ void sp_encoded_data_clear(sp_encoded_data *data)
 
 sp_item sp_item_of(const sp_encoded_row *row, size_t candidate)
 {
-    return (sp_item){row->context, row->candidates[candidate], row->n_context, row->n_candidate[candidate]};
+    return (sp_item){row->context, row->candidates[candidate], row->n_context, row->n_candidate[candidate], 0};
 }

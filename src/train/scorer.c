@@ -1,7 +1,10 @@
-/* scorer.c: items -> sequences -> token tree -> targets, and the way back.
+/* scorer.c: roots and items -> sequences -> token tree -> targets, and the way back.
+ *
+ * Roots stand in the tree by kind, those of keys and values first, as the engine wants them, and else in their order. A pass that
+ * only scores has all of them, so that the next one finds their keys; one that wants a gradient has those that its items use.
  *
  * The last token of an answer is predicted and never read, so a sequence is context and answer without it; a single-token
- * answer adds no row. The answer's token k is predicted by the row before it, which is the prompt's last row where an item
+ * answer adds no row. The answer's token k is predicted by the row before it, which is the root's last row where an item
  * has no context. Several targets may share a row: the candidates of an example do. */
 #include "train/scorer.h"
 
@@ -24,14 +27,24 @@ typedef struct prediction {
     float weight;
 } prediction;
 
+/* Where a root stands in the present pass's tree. */
+typedef struct placed_root {
+    size_t n_items; /* that stand behind it */
+    bool in_tree;
+    size_t run, first_row; /* SP_NO_RUN, 0: there is nothing in front of its items */
+} placed_root;
+
 struct sp_scorer {
     sp_model *model;
     sp_engine *engine;
     sp_arena *arena; /* everything below lives in it, for one call */
     sp_tree tree;
-    const float *prompt, *keys_values; /* of the prompt's rows: one of them, or neither */
-    size_t n_prompt;
-    bool prompt_done; /* the engine holds the prompt's keys */
+    const sp_root *roots; /* (n_roots), the caller's, or `single` */
+    size_t n_roots;
+    sp_root single;
+    bool roots_done;          /* the engine holds the keys of all roots, where a scoring pass has them */
+    placed_root *placed;      /* (n_roots) */
+    size_t n_given, n_prompt; /* the tree's rows of roots of keys and values, of all roots */
     const sp_item *items;
     size_t n_items;
     prediction *predictions; /* (n_targets) ascending by row */
@@ -47,6 +60,7 @@ sp_status sp_scorer_create(sp_scorer **out, sp_model *model)
     sp_scorer *s = calloc(1, sizeof *s);
     if (!s) return sp_fail_no_memory(sizeof *s);
     s->model = model;
+    sp_scorer_set_prompt(s, NULL);
     sp_status st = sp_arena_create(&s->arena);
     if (!st) st = sp_engine_create(&s->engine, model);
     if (st)
@@ -65,20 +79,32 @@ void sp_scorer_free(sp_scorer *scorer)
     free(scorer);
 }
 
+sp_root sp_root_of_prompt(const sp_prompt *prompt)
+{
+    /* The accessors give rows that may be written and so take no const; here they are only read. */
+    sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
+    if (!prompt) return (sp_root){NULL, NULL, 0};
+    return (sp_root){sp_prompt_embeddings(rows), sp_prompt_keys_values(rows), sp_prompt_num_virtual_tokens(prompt)};
+}
+
+void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots)
+{
+    scorer->roots = roots;
+    scorer->n_roots = n_roots;
+    scorer->roots_done = false;
+}
+
 void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt)
 {
-    /* The accessor gives rows that may be written and so takes no const; here they are only read. */
-    scorer->prompt = prompt ? sp_prompt_embeddings((sp_prompt *)(uintptr_t)prompt) : NULL;
-    scorer->keys_values = prompt ? sp_prompt_keys_values((sp_prompt *)(uintptr_t)prompt) : NULL;
-    scorer->n_prompt = prompt ? sp_prompt_num_virtual_tokens(prompt) : 0;
-    scorer->prompt_done = false;
+    scorer->single = sp_root_of_prompt(prompt);
+    sp_scorer_set_roots(scorer, &scorer->single, 1);
 }
 
 size_t sp_scorer_fit(const sp_item *items, size_t n_items)
 {
     size_t n_rows = 0, i = 0;
     for (; i < n_items; i++) {
-        bool shared = i > 0 && items[i].context == items[i - 1].context; /* the next candidate of one example */
+        bool shared = i > 0 && items[i].context == items[i - 1].context && items[i].root == items[i - 1].root; /* one example's */
         n_rows += items[i].n_answer + (shared ? 0 : items[i].n_context);
         if (i > 0 && n_rows > MAX_PASS_ROWS) break;
     }
@@ -96,12 +122,15 @@ static sp_status check_items(const sp_scorer *s, const sp_item *items, size_t n_
 {
     for (size_t i = 0; i < n_items; i++) {
         if (items[i].n_answer == 0) return sp_fail(SP_ERR_ARGUMENT, "example %zu has no answer token; give it at least one", i + 1);
-        if (items[i].n_context == 0 && s->n_prompt == 0)
+        if (items[i].root >= s->n_roots)
+            return sp_fail(SP_ERR_ARGUMENT, "example %zu stands behind prompt %zu of %zu; number them from 0", i + 1, items[i].root,
+                           s->n_roots);
+        if (items[i].n_context == 0 && s->roots[items[i].root].n == 0)
             return sp_fail(SP_ERR_ARGUMENT,
                            "example %zu starts with its answer, and there is no prompt to predict it from; put "
                            "a context or a prompt in front",
                            i + 1);
-        if (items[i].n_context == 0 && s->keys_values)
+        if (items[i].n_context == 0 && s->roots[items[i].root].keys_values)
             return sp_fail(SP_ERR_ARGUMENT,
                            "example %zu starts with its answer: a prompt of keys and values is read by tokens and predicts none; "
                            "put a context in front",
@@ -110,30 +139,74 @@ static sp_status check_items(const sp_scorer *s, const sp_item *items, size_t n_
     return SP_OK;
 }
 
-/* rows[i]: the tree's row of each token of item i's sequence. */
-static sp_status build_tree(size_t **rows, sp_scorer *s)
+/* The prompts of one kind that take part. */
+static sp_status add_prompts(sp_scorer *s, bool given)
 {
-    size_t n_sequences = 0, root = SP_NO_RUN;
-    size_t *lengths = sp_arena_alloc(s->arena, s->n_items, sizeof *lengths);
-    const int32_t **sequences = sp_arena_alloc(s->arena, s->n_items, sizeof *sequences);
-    size_t **filled = sp_arena_alloc(s->arena, s->n_items, sizeof *filled);
-    if (!lengths || !sequences || !filled) return SP_ERR_MEMORY;
+    sp_status st = SP_OK;
+    for (size_t r = 0; r < s->n_roots && !st; r++) {
+        const sp_root *root = &s->roots[r];
+        placed_root *placed = &s->placed[r];
+        if (!placed->in_tree || root->n == 0 || (root->keys_values != NULL) != given) continue;
+        placed->first_row = s->tree.n_rows;
+        st = sp_tree_add_prompt(&placed->run, &s->tree, root->n);
+    }
+    return st;
+}
+
+/* All roots, or those that items use, as the first rows of the tree. */
+static sp_status place_roots(sp_scorer *s, bool all)
+{
+    if (!(s->placed = sp_arena_alloc(s->arena, s->n_roots, sizeof *s->placed))) return SP_ERR_MEMORY;
+    for (size_t r = 0; r < s->n_roots; r++) s->placed[r] = (placed_root){0, all, SP_NO_RUN, 0};
     for (size_t i = 0; i < s->n_items; i++) {
-        const sp_item *item = &s->items[i];
-        size_t n = sequence_length(item);
-        int32_t *tokens = sp_arena_alloc(s->arena, n, sizeof *tokens);
-        rows[i] = sp_arena_alloc(s->arena, n, sizeof **rows);
-        if (!tokens || !rows[i]) return SP_ERR_MEMORY;
-        if (n == 0) continue;
-        if (item->n_context) memcpy(tokens, item->context, item->n_context * sizeof *tokens);
-        if (item->n_answer > 1) memcpy(tokens + item->n_context, item->answer, (item->n_answer - 1) * sizeof *tokens);
-        sequences[n_sequences] = tokens;
-        lengths[n_sequences] = n;
-        filled[n_sequences++] = rows[i];
+        placed_root *placed = &s->placed[s->items[i].root];
+        placed->n_items++;
+        placed->in_tree = true;
     }
     sp_tree_clear(&s->tree);
-    sp_status st = s->n_prompt ? sp_tree_add_prompt(&root, &s->tree, s->n_prompt) : SP_OK;
-    if (!st && n_sequences) st = sp_tree_add_sequences((size_t *const *)filled, &s->tree, root, sequences, lengths, n_sequences);
+    sp_status st = add_prompts(s, true);
+    s->n_given = s->tree.n_rows;
+    if (!st) st = add_prompts(s, false);
+    s->n_prompt = s->tree.n_rows;
+    return st;
+}
+
+/* rows: room for the tree's row of each token of the item's sequence. */
+static sp_status copy_sequence(int32_t **tokens, size_t **rows, const sp_scorer *s, const sp_item *item)
+{
+    size_t n = sequence_length(item);
+    *tokens = sp_arena_alloc(s->arena, n, sizeof **tokens);
+    *rows = sp_arena_alloc(s->arena, n, sizeof **rows);
+    if (!*tokens || !*rows) return SP_ERR_MEMORY;
+    if (item->n_context) memcpy(*tokens, item->context, item->n_context * sizeof **tokens);
+    if (item->n_answer > 1) memcpy(*tokens + item->n_context, item->answer, (item->n_answer - 1) * sizeof **tokens);
+    return SP_OK;
+}
+
+/* rows[i] of the items that stand behind one root: the tree's row of each token of item i's sequence. */
+static sp_status add_items(size_t **rows, sp_scorer *s, size_t root)
+{
+    size_t n = s->placed[root].n_items, next = 0;
+    size_t *lengths = sp_arena_alloc(s->arena, n, sizeof *lengths);
+    const int32_t **sequences = sp_arena_alloc(s->arena, n, sizeof *sequences);
+    size_t **filled = sp_arena_alloc(s->arena, n, sizeof *filled);
+    if (!lengths || !sequences || !filled) return SP_ERR_MEMORY;
+    for (size_t i = 0; next < n; i++) {
+        int32_t *tokens;
+        if (s->items[i].root != root) continue;
+        if (copy_sequence(&tokens, &rows[i], s, &s->items[i])) return SP_ERR_MEMORY;
+        sequences[next] = tokens;
+        lengths[next] = sequence_length(&s->items[i]);
+        filled[next++] = rows[i];
+    }
+    return sp_tree_add_sequences((size_t *const *)filled, &s->tree, s->placed[root].run, sequences, lengths, n);
+}
+
+static sp_status build_tree(size_t **rows, sp_scorer *s, bool all_roots)
+{
+    sp_status st = place_roots(s, all_roots);
+    for (size_t r = 0; r < s->n_roots && !st; r++)
+        if (s->placed[r].n_items) st = add_items(rows, s, r);
     return st;
 }
 
@@ -146,6 +219,12 @@ static int by_row(const void *left, const void *right)
     return a->index < b->index ? -1 : a->index > b->index;
 }
 
+/* What predicts the first token of an item without context. */
+static size_t last_row_of_root(const sp_scorer *s, size_t root)
+{
+    return s->placed[root].first_row + s->roots[root].n - 1;
+}
+
 static void list_predictions(sp_scorer *s, size_t *const *rows, double scale)
 {
     prediction *next = s->predictions;
@@ -153,8 +232,8 @@ static void list_predictions(sp_scorer *s, size_t *const *rows, double scale)
         const sp_item *item = &s->items[i];
         for (size_t k = 0; k < item->n_answer; k++, next++) {
             size_t position = item->n_context + k; /* in the sequence; the row before predicts it */
-            *next = (prediction){position ? rows[i][position - 1] : s->n_prompt - 1, (size_t)(next - s->predictions),
-                                 item->answer[k], (float)(scale / (double)item->n_answer)};
+            size_t row = position ? rows[i][position - 1] : last_row_of_root(s, item->root);
+            *next = (prediction){row, (size_t)(next - s->predictions), item->answer[k], (float)(scale / (double)item->n_answer)};
         }
     }
     qsort(s->predictions, s->n_targets, sizeof *s->predictions, by_row);
@@ -181,21 +260,48 @@ static sp_status build_targets(sp_scorer *s, size_t *const *rows, double scale)
 
 /* ---- passes ---- */
 
-static sp_status forward(sp_scorer *s, bool with_gradient)
+static sp_status give_keys_values(const sp_scorer *s)
 {
     sp_status st = SP_OK;
-    if (s->keys_values && !s->prompt_done) st = sp_engine_set_keys_values(s->engine, s->keys_values, s->n_prompt);
-    if (st) return st;
-    bool reuse = s->keys_values || (s->prompt_done && !with_gradient && s->read_rows[0] >= s->n_prompt);
-    const sp_pass pass = {.tree = &s->tree,
-                          .first_row = reuse ? s->n_prompt : 0,
-                          .prompt = s->prompt,
-                          .read_rows = s->read_rows,
-                          .n_read = s->n_read,
-                          .keep_for_backward = with_gradient};
-    s->prompt_done = false;
-    st = sp_engine_forward(s->engine, &pass);
-    s->prompt_done = !st && s->n_prompt > 0;
+    for (size_t r = 0; r < s->n_roots && !st; r++)
+        if (s->placed[r].in_tree && s->roots[r].keys_values)
+            st = sp_engine_set_keys_values(s->engine, s->placed[r].first_row, s->roots[r].keys_values, s->roots[r].n);
+    return st;
+}
+
+/* The rows of all prompts of embeddings in the tree, one behind the other. */
+static sp_status gather_embeddings(const float **out, const sp_scorer *s)
+{
+    size_t d = sp_model_d_model(s->model);
+    float *rows = sp_arena_alloc(s->arena, (s->n_prompt - s->n_given) * d, sizeof *rows);
+    if (!rows) return SP_ERR_MEMORY;
+    *out = rows;
+    for (size_t r = 0; r < s->n_roots; r++) {
+        if (!s->placed[r].in_tree || !s->roots[r].embeddings) continue;
+        memcpy(rows, s->roots[r].embeddings, s->roots[r].n * d * sizeof *rows);
+        rows += s->roots[r].n * d;
+    }
+    return SP_OK;
+}
+
+static bool all_roots_in_tree(const sp_scorer *s)
+{
+    size_t n = 0;
+    while (n < s->n_roots && s->placed[n].in_tree) n++;
+    return n == s->n_roots;
+}
+
+static sp_status forward(sp_scorer *s, bool with_gradient)
+{
+    sp_pass pass = {.tree = &s->tree, .read_rows = s->read_rows, .n_read = s->n_read, .keep_for_backward = with_gradient};
+    bool all = all_roots_in_tree(s), held = s->roots_done && all;
+    bool reuse = held && !with_gradient && s->read_rows[0] >= s->n_prompt;
+    sp_status st = held ? SP_OK : give_keys_values(s);
+    pass.first_row = reuse ? s->n_prompt : s->n_given;
+    if (!st && !reuse) st = gather_embeddings(&pass.prompt, s);
+    s->roots_done = false;
+    if (!st) st = sp_engine_forward(s->engine, &pass);
+    s->roots_done = !st && all;
     return st;
 }
 
@@ -219,7 +325,7 @@ static sp_status run_pass(const double **nll, sp_scorer *s, const sp_item *items
     sp_arena_reset(s->arena, (sp_arena_mark){0});
     size_t **rows = sp_arena_alloc(s->arena, n_items, sizeof *rows);
     if (!rows) return SP_ERR_MEMORY;
-    if ((st = build_tree(rows, s)) || (st = build_targets(s, rows, scale)) || (st = forward(s, with_gradient)) ||
+    if ((st = build_tree(rows, s, !with_gradient)) || (st = build_targets(s, rows, scale)) || (st = forward(s, with_gradient)) ||
         (st = cross_entropy(s, with_gradient)))
         return st;
     *nll = s->nll;
@@ -231,11 +337,51 @@ sp_status sp_scorer_score(const double **nll, sp_scorer *scorer, const sp_item *
     return run_pass(nll, scorer, items, n_items, 1, false);
 }
 
+/* What a row of the prompts holds: of embeddings, d_model; of keys and values, those of all layers. */
+static size_t row_width(const sp_scorer *s)
+{
+    sp_model_info info;
+    sp_model_get_info(&info, s->model);
+    return s->n_given ? 2 * info.n_layer * info.n_head_kv * info.d_head : info.d_model;
+}
+
+/* gradient += that of the roots in the tree, whose rows stand in it without those of the others between. */
+static sp_status backward(float *gradient, sp_scorer *s)
+{
+    if (all_roots_in_tree(s)) return sp_engine_backward(gradient, s->engine);
+    size_t width = row_width(s);
+    float *own = sp_arena_alloc(s->arena, s->n_prompt * width, sizeof *own);
+    if (!own) return SP_ERR_MEMORY;
+    memset(own, 0, s->n_prompt * width * sizeof *own);
+    sp_status st = sp_engine_backward(own, s->engine);
+    for (size_t r = 0; r < s->n_roots && !st; r++) {
+        size_t n = s->roots[r].n * width;
+        const float *from = own + s->placed[r].first_row * width;
+        for (size_t i = 0; s->placed[r].in_tree && i < n; i++) gradient[i] += from[i];
+        gradient += n;
+    }
+    return st;
+}
+
+static sp_status check_one_kind(const sp_scorer *s)
+{
+    bool embeddings = false, keys_values = false;
+    for (size_t r = 0; r < s->n_roots; r++) {
+        embeddings |= s->roots[r].embeddings != NULL;
+        keys_values |= s->roots[r].keys_values != NULL;
+    }
+    if (!embeddings || !keys_values) return SP_OK;
+    return sp_fail(SP_ERR_ARGUMENT, "a gradient by prompts of embeddings and by prompts of keys and values at once: their rows are "
+                                    "not as wide; score them apart");
+}
+
 sp_status sp_scorer_gradient(const double **nll, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items,
                              double scale)
 {
-    sp_status st = run_pass(nll, scorer, items, n_items, scale, true);
-    return st ? st : sp_engine_backward(gradient, scorer->engine);
+    *nll = NULL;
+    sp_status st = check_one_kind(scorer);
+    if (!st) st = run_pass(nll, scorer, items, n_items, scale, true);
+    return st ? st : backward(gradient, scorer);
 }
 
 /* Is `token` the first of the largest? */

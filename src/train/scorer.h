@@ -1,4 +1,4 @@
-/* scorer.h: what answers cost behind their contexts: a batch of them as one pass over a token tree.
+/* scorer.h: what answers cost behind their contexts: a batch of them as one pass over a token tree, behind one prompt or several.
  *
  *     sp_scorer_set_prompt(scorer, prompt);
  *     for (size_t i = 0, n; i < n_items; i += n) {
@@ -6,8 +6,8 @@
  *         sp_scorer_score(&nll, scorer, items + i, n);
  *     }
  *
- * Items that begin alike share rows, so candidates of one example cost what they differ in, and the prompt's keys are
- * computed once for all passes until it is set again. */
+ * Items that begin alike share rows, so candidates of one example cost what they differ in, and the prompts' keys are
+ * computed once for all passes until they are set again. */
 #ifndef SP_TRAIN_SCORER_H
 #define SP_TRAIN_SCORER_H
 
@@ -17,23 +17,41 @@ typedef struct sp_scorer sp_scorer;
 
 typedef struct sp_item {
     const int32_t *context, *answer; /* borrowed for the call */
-    size_t n_context, n_answer;      /* n_answer >= 1; n_context 0 only behind a prompt */
+    size_t n_context, n_answer;      /* n_answer >= 1; n_context 0 only behind a prompt of embeddings */
+    size_t root;                     /* which of the roots it stands behind */
 } sp_item;
+
+/* What items stand behind: the rows of a prompt, one way or the other, or (neither, n 0) nothing. */
+typedef struct sp_root {
+    const float *embeddings;  /* (n, d_model) */
+    const float *keys_values; /* (n, 2 * n_layer * n_head_kv * d_head), as sp_prompt_keys_values */
+    size_t n;
+} sp_root;
 
 sp_status sp_scorer_create(sp_scorer **out, sp_model *model); /* the model must outlive it */
 void sp_scorer_free(sp_scorer *scorer);
 
-/* The prompt in front of every item from now on; NULL: none. It must stay, and be set again after its rows were changed. */
+/* The roots of items from now on; item.root is an index into them. The array and the rows must stay, and be set again after they
+ * were changed. n_roots >= 1. */
+void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots);
+
+/* One root: the prompt, or nothing where it is NULL. As of a new scorer, which has nothing in front. */
 void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt);
 
-/* How many of the items one pass takes: as many as fit a bounded number of rows, at least one of n_items >= 1. */
+sp_root sp_root_of_prompt(const sp_prompt *prompt); /* NULL: nothing */
+
+/* How many of the items one pass takes: as many as fit a bounded number of rows of text, at least one of n_items >= 1. */
 size_t sp_scorer_fit(const sp_item *items, size_t n_items);
 
-/* *nll: -ln p of every answer token, in nats, item after item; the scorer's, until its next call.
+/* *nll: -ln p of every answer token, in nats, item after item; the scorer's, until its next call. All roots take part, whatever the
+ * items use, so that passes that follow find their keys.
  * ARGUMENT: an item without context and prompt, a token outside the vocabulary, a text beyond the model's context. */
 sp_status sp_scorer_score(const double **nll, sp_scorer *scorer, const sp_item *items, size_t n_items);
 
-/* The same, and gradient (prompt rows, width) += d/dprompt of  scale * sum over items of the mean of their nll. */
+/* The same, and gradient += d/drows of  scale * sum over items of the mean of their nll. Only roots that the items use take part.
+ *   gradient   (rows of all roots, width): root behind root, in the order in which they were set; rows of roots that no item uses
+ *              are left alone
+ * ARGUMENT: roots of embeddings among roots of keys and values, whose rows are not as wide. */
 sp_status sp_scorer_gradient(const double **nll, float *gradient, sp_scorer *scorer, const sp_item *items, size_t n_items,
                              double scale);
 
