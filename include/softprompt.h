@@ -292,6 +292,15 @@ typedef struct sp_example {
 SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
                          size_t n_examples);
 
+/* How far a prompt is from standing for a text: the mean over queries of the mean over their answer tokens of
+ * KL(p(. | context, tokens before) || p(. | prompt, tokens before)), in nats, over the whole vocabulary.
+ *   context   (n_context >= 1) the text's tokens, BOS first where the model adds one. Where it begins with BOS and all queries do,
+ *             theirs is read behind the prompt alone
+ *   queries   each with at least one token, beside BOS, in front of its answer
+ *   gradient  as of sp_loss */
+SP_API sp_status sp_distillation_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt,
+                                      const int32_t *context, size_t n_context, const sp_example *queries, size_t n_queries);
+
 /* ---- sessions: one growing text on one prompt ----------------------------------------------------------------- */
 
 typedef struct sp_session sp_session;

@@ -9,8 +9,6 @@
 #include "model/internal.h"
 #include "tensor/kernels.h"
 
-enum { LOGIT_ROWS_AT_ONCE = 32 };
-
 sp_status sp_engine_create(sp_engine **out, sp_model *model)
 {
     sp_engine *engine = calloc(1, sizeof *engine);
@@ -139,15 +137,14 @@ static size_t count_prompt_rows(const sp_engine *engine)
     return n;
 }
 
-/* The model's number of threads for as long as a call lasts: an outside program's own parallel loops keep theirs. */
-static int enter(const sp_engine *engine)
+int sp_engine_enter(const sp_engine *engine)
 {
     int n_callers = omp_get_max_threads();
     omp_set_num_threads(engine->model->n_threads);
     return n_callers;
 }
 
-static sp_status leave(int n_callers, sp_status st)
+sp_status sp_engine_leave(int n_callers, sp_status st)
 {
     omp_set_num_threads(n_callers);
     return st;
@@ -179,8 +176,8 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
 
 sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 {
-    int n_callers = enter(engine);
-    return leave(n_callers, forward(engine, pass));
+    int n_callers = sp_engine_enter(engine);
+    return sp_engine_leave(n_callers, forward(engine, pass));
 }
 
 /* ---- logits and losses ---- */
@@ -188,14 +185,13 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
 {
     sp_model *m = engine->model;
-    int n_callers = enter(engine);
+    int n_callers = sp_engine_enter(engine);
     sp_weight head = sp_weights_get_head(m);
     const float *normed = engine->normed + first * m->d_model;
-    return leave(n_callers, sp_linear(out, m->n_vocab, normed, m->d_model, &head, n, false, m->compute, engine->arena));
+    return sp_engine_leave(n_callers, sp_linear(out, m->n_vocab, normed, m->d_model, &head, n, false, m->compute, engine->arena));
 }
 
-/* ln sum exp of each row of logits. */
-static void log_sums(double *out, const float *logits, size_t n, size_t n_vocab)
+void sp_log_sums(double *out, const float *logits, size_t n, size_t n_vocab)
 {
     const sp_kernels *kernels = sp_kernels_select();
 #pragma omp parallel for schedule(static)
@@ -207,7 +203,7 @@ static void cross_entropy_backward(float *logits, const double *lse, const sp_ta
                                    size_t n, size_t n_vocab)
 {
     const sp_kernels *kernels = sp_kernels_select();
-    float weights[LOGIT_ROWS_AT_ONCE] = {0};
+    float weights[SP_LOGIT_ROWS_AT_ONCE] = {0};
     for (size_t t = 0; t < n_targets; t++) weights[targets[t].read - first] += targets[t].weight;
 #pragma omp parallel for schedule(static)
     for (size_t r = 0; r < n; r++) kernels->exp_scaled(logits + r * n_vocab, (float)lse[r], weights[r], n_vocab);
@@ -215,30 +211,28 @@ static void cross_entropy_backward(float *logits, const double *lse, const sp_ta
         logits[(targets[t].read - first) * n_vocab + (size_t)targets[t].token] -= targets[t].weight;
 }
 
-/* Without a gradient a loss is taken for a result. With one it comes from a step that may have been too long: what to say then,
- * training knows. */
-static sp_status check_losses(const double *nll, size_t n, const sp_engine *engine)
+sp_status sp_check_losses(const double *losses, size_t n, const sp_engine *engine)
 {
     for (size_t t = 0; t < n; t++)
-        if (!isfinite(nll[t]))
+        if (!isfinite(losses[t]))
             return sp_fail(SP_ERR_FORMAT, "%s: a token's loss is %g: weights%s are damaged; fetch the model again%s",
-                           engine->model->path, nll[t], engine->n_prompt ? " or prompt" : "",
+                           engine->model->path, losses[t], engine->n_prompt ? " or prompt" : "",
                            engine->n_prompt ? ", or train the prompt again" : "");
     return SP_OK;
 }
 
-/* The targets of read rows first .. first + n, at most LOGIT_ROWS_AT_ONCE of them. */
+/* The targets of read rows first .. first + n, at most SP_LOGIT_ROWS_AT_ONCE of them. */
 static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, size_t first,
                                     size_t n, float *logits, bool with_gradient)
 {
     sp_model *m = engine->model;
-    double lse[LOGIT_ROWS_AT_ONCE];
+    double lse[SP_LOGIT_ROWS_AT_ONCE];
     sp_status st = sp_engine_logits(logits, engine, first, n);
     if (st) return st;
-    log_sums(lse, logits, n, m->n_vocab);
+    sp_log_sums(lse, logits, n, m->n_vocab);
     for (size_t t = 0; t < n_targets; t++)
         nll[t] = lse[targets[t].read - first] - logits[(targets[t].read - first) * m->n_vocab + (size_t)targets[t].token];
-    if (!with_gradient) return check_losses(nll, n_targets, engine);
+    if (!with_gradient) return sp_check_losses(nll, n_targets, engine);
     cross_entropy_backward(logits, lse, targets, n_targets, first, n, m->n_vocab);
     sp_weight head = sp_weights_get_head(m);
     return sp_linear_backward(engine->dnormed + first * m->d_model, m->d_model, logits, m->n_vocab, &head, n, false, m->compute,
@@ -264,7 +258,7 @@ static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *
     if (with_gradient && !(engine->dnormed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float))))
         return SP_ERR_MEMORY;
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
-    size_t rows = n_read < LOGIT_ROWS_AT_ONCE ? n_read : (size_t)LOGIT_ROWS_AT_ONCE;
+    size_t rows = n_read < SP_LOGIT_ROWS_AT_ONCE ? n_read : (size_t)SP_LOGIT_ROWS_AT_ONCE;
     float *logits = sp_arena_alloc(engine->arena, rows * m->n_vocab, sizeof(float));
     if (!logits) return SP_ERR_MEMORY;
     for (size_t first = 0, t = 0; first < n_read && !st; first += rows) {
@@ -280,16 +274,16 @@ static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *
 
 sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient)
 {
-    int n_callers = enter(engine);
-    return leave(n_callers, cross_entropy(nll, engine, targets, n_targets, with_gradient));
+    int n_callers = sp_engine_enter(engine);
+    return sp_engine_leave(n_callers, cross_entropy(nll, engine, targets, n_targets, with_gradient));
 }
 
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine)
 {
     if (!engine->layers || !engine->dnormed)
         return sp_fail(SP_ERR_ARGUMENT, "backward needs a forward pass that was kept and a cross-entropy with gradient");
-    int n_callers = enter(engine);
-    sp_status st = leave(n_callers, sp_backward_layers(d_prompt, engine));
+    int n_callers = sp_engine_enter(engine);
+    sp_status st = sp_engine_leave(n_callers, sp_backward_layers(d_prompt, engine));
     engine->layers = NULL; /* gate_up was overwritten: once for each forward */
     return st;
 }

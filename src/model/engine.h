@@ -49,6 +49,12 @@ typedef struct sp_target {
  * pass from sum of weight * nll. The logits of a few rows at a time are held, never all. */
 sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, bool with_gradient);
 
+/* The same with soft targets: the r-th row that the student's last pass read is to predict what the r-th of the teacher's does.
+ * kl (n_read) written: KL(teacher || student) = sum of p_teacher (ln p_teacher - ln p_student) over the whole vocabulary, in nats.
+ * with_gradient (after the student's keep_for_backward): starts the student's backward from sum of weights (n_read) * kl.
+ * Two engines of one model, whose passes read equally many rows. */
+sp_status sp_engine_distill(double *kl, sp_engine *student, const sp_engine *teacher, const float *weights, bool with_gradient);
+
 /* d_prompt += gradient of what cross_entropy summed: (virtual tokens, d_model), or, where keys and values were given, as those are
  * laid out, prompt behind prompt as in the tree. Not of both kinds at once: such a pass cannot be kept. Once for each forward. */
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine);

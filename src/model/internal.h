@@ -172,6 +172,20 @@ sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept);
 /* d_prompt += the gradient of one layer's given keys and values: dkv (n_given, 2 kv_dim), rows ldkv apart, as the store has them */
 void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, const float *dkv, size_t ldkv);
 
+/* The model's number of threads for as long as a call lasts: an outside program's own parallel loops keep theirs. */
+int sp_engine_enter(const sp_engine *engine);
+sp_status sp_engine_leave(int n_callers, sp_status st);
+
+/* Losses hold the logits of so many rows at a time. */
+enum { SP_LOGIT_ROWS_AT_ONCE = 32 };
+
+/* ln sum exp of each row of logits (n, n_vocab). */
+void sp_log_sums(double *out, const float *logits, size_t n, size_t n_vocab);
+
+/* FORMAT: a loss is not finite. For losses without a gradient, which are taken for a result; with one they come from a step that
+ * may have been too long: what to say then, training knows. */
+sp_status sp_check_losses(const double *losses, size_t n, const sp_engine *engine);
+
 /* Both leave the message set when they fail. */
 sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass);
 sp_status sp_backward_layers(float *d_prompt, sp_engine *engine);

@@ -6,6 +6,7 @@
 
 #include "base/status.h"
 #include "prompt/prompt.h"
+#include "train/distill.h"
 
 static double sum_of_means(const double *nll, const sp_item *items, size_t n_items)
 {
@@ -51,26 +52,52 @@ static sp_status items_of_examples(sp_item **out, const sp_example *examples, si
     return SP_OK;
 }
 
-sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
-                  size_t n_examples)
+/* Of answers, or where `context` is not NULL of divergences from what the model says behind it. */
+static sp_status mean_loss(double *loss, float *d_rows, sp_model *model, const sp_prompt *prompt, const int32_t *context,
+                           size_t n_context, const sp_item *items, size_t n_items)
+{
+    sp_scorer *scorer = NULL;
+    sp_distiller *distiller = NULL;
+    sp_status st = context ? sp_distiller_create(&distiller, model, context, n_context) : sp_scorer_create(&scorer, model);
+    if (!st && context) {
+        sp_distiller_set_prompt(distiller, prompt);
+        st = sp_distiller_loss(loss, d_rows, distiller, items, n_items, n_items);
+    } else if (!st) {
+        sp_scorer_set_prompt(scorer, prompt);
+        st = sp_mean_loss(loss, d_rows, scorer, items, n_items, n_items);
+    }
+    sp_distiller_free(distiller);
+    sp_scorer_free(scorer);
+    return st;
+}
+
+static sp_status loss_of_examples(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const int32_t *context,
+                                  size_t n_context, const sp_example *examples, size_t n_examples)
 {
     if (n_examples == 0) return sp_fail(SP_ERR_ARGUMENT, "no examples; the mean of nothing is no loss");
     if (gradient && !prompt) return sp_fail(SP_ERR_ARGUMENT, "a gradient is wanted and there is no prompt to take it by");
-    sp_scorer *scorer = NULL;
     sp_item *items = NULL;
     float *d_rows = NULL;
     sp_status st = prompt ? sp_prompt_check(prompt, model, NULL) : SP_OK;
     if (!st) st = items_of_examples(&items, examples, n_examples);
-    if (!st) st = sp_scorer_create(&scorer, model);
     if (!st && gradient && !(d_rows = calloc(sp_prompt_n_row_values(prompt), sizeof *d_rows)))
         st = sp_fail_no_memory(sp_prompt_n_row_values(prompt) * sizeof *d_rows);
-    if (!st) {
-        sp_scorer_set_prompt(scorer, prompt);
-        st = sp_mean_loss(loss, d_rows, scorer, items, n_examples, n_examples);
-    }
+    if (!st) st = mean_loss(loss, d_rows, model, prompt, context, n_context, items, n_examples);
     if (!st && gradient) st = sp_prompt_backward(gradient, prompt, d_rows);
-    sp_scorer_free(scorer);
     free(d_rows);
     free(items);
     return st;
+}
+
+sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
+                  size_t n_examples)
+{
+    return loss_of_examples(loss, gradient, model, prompt, NULL, 0, examples, n_examples);
+}
+
+sp_status sp_distillation_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const int32_t *context,
+                               size_t n_context, const sp_example *queries, size_t n_queries)
+{
+    if (!context || n_context == 0) return sp_fail(SP_ERR_ARGUMENT, "no context to stand for; give the tokens of a text");
+    return loss_of_examples(loss, gradient, model, prompt, context, n_context, queries, n_queries);
 }

@@ -84,12 +84,19 @@ class Model:
 
     def loss(self, prompt, examples, gradient=True):
         """prompt: a Prompt or None; examples: (tokens, n_answer) pairs -> loss, gradient (P, width) or None"""
+        return self._loss(lib.sp_loss, prompt, (), examples, gradient)
+
+    def distillation_loss(self, prompt, context, queries, gradient=True):
+        """The same for the divergence from what the model says behind `context`, tokens."""
+        return self._loss(lib.sp_distillation_loss, prompt, (int32_array(context), c.c_size_t(len(context))), queries, gradient)
+
+    def _loss(self, function, prompt, context, examples, gradient):
         arrays = [int32_array(tokens) for tokens, _ in examples]
         packed = (Example * len(examples))(*[Example(a, len(a), n) for a, (_, n) in zip(arrays, examples)])
         loss = c.c_double()
         grad = np.zeros((prompt.num_virtual_tokens, prompt.width), np.float32) if prompt and gradient else None
-        check(lib.sp_loss(c.byref(loss), None if grad is None else float_pointer(grad), self.handle, prompt and prompt.handle,
-                          packed, c.c_size_t(len(examples))))
+        check(function(c.byref(loss), None if grad is None else float_pointer(grad), self.handle, prompt and prompt.handle, *context,
+                       packed, c.c_size_t(len(examples))))
         return loss.value, grad
 
 
