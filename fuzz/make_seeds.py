@@ -84,7 +84,39 @@ def adapter_seeds():
     return {"ours": adapter(config, tensors, own), "peft": adapter({"peft_type": "P_TUNING", "token_dim": None}, tensors)}
 
 
-for target, seeds in {"gguf": gguf_seeds(), "safetensors": safetensors_seeds(), "adapter": adapter_seeds()}.items():
+def hf_directory(config, tensors, index=None):
+    return b"\0".join([json.dumps(config).encode(), json.dumps(index).encode() if index else b"", tensors])
+
+
+def hf_tensors(n_layers, more, dtype="F32", item=4):
+    """Of a llama with d_model 2, d_ffn 3 and one head; `more`: (name, length) of vectors in each layer."""
+    shapes = {"input_layernorm": [2], "post_attention_layernorm": [2], "self_attn.q_proj": [2, 2], "self_attn.k_proj": [2, 2],
+              "self_attn.v_proj": [2, 2], "self_attn.o_proj": [2, 2], "mlp.gate_proj": [3, 2], "mlp.up_proj": [3, 2],
+              "mlp.down_proj": [2, 3], **{name: [2] for name in more}}
+    tensors = {"model.embed_tokens": [3, 2], "model.norm": [2]}
+    tensors |= {f"model.layers.{i}.{name}": shape for i in range(n_layers) for name, shape in shapes.items()}
+    return [(f"{name}.weight", dtype, shape, bytes(item * shape[0] * (shape + [1])[1])) for name, shape in tensors.items()]
+
+
+def hf_directory_seeds():
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2, "intermediate_size": 3,
+              "num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "max_position_embeddings": 9,
+              "tie_word_embeddings": True, "rope_theta": 1e4,
+              "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                               "original_max_position_embeddings": 4}}
+    yarn = {**config, "rope_scaling": None, "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "mscale": 1.0,
+                                                                "mscale_all_dim": 0.7}}
+    gemma = {**config, "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "head_dim": 2, "rope_scaling": None,
+             "layer_types": ["sliding_attention"], "sliding_window": 4, "query_pre_attn_scalar": 2}
+    norms = ["pre_feedforward_layernorm", "post_feedforward_layernorm", "self_attn.q_norm", "self_attn.k_norm"]
+    plain, half = hf_tensors(1, []), hf_tensors(1, [], "BF16", 2)
+    index = {"metadata": {"total_size": 1}, "weight_map": {name: "a.safetensors" for name, *_ in half}}
+    return {"llama": hf_directory(config, safetensors(plain)), "shards": hf_directory(yarn, safetensors(half), index),
+            "gemma3": hf_directory(gemma, safetensors(hf_tensors(1, norms)))}
+
+
+for target, seeds in {"gguf": gguf_seeds(), "safetensors": safetensors_seeds(), "adapter": adapter_seeds(),
+                      "hf_directory": hf_directory_seeds()}.items():
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, content in seeds.items():
         (CORPUS / target / name).write_bytes(content)

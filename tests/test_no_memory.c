@@ -15,6 +15,7 @@
 #include "files.h"
 #include "format/gguf.h"
 #include "format/safetensors.h"
+#include "format/source.h"
 #include "tiny_model.h"
 
 /* ---- allocators that fail when told to; the linker puts them in place of libc's (--wrap) ------------------------- */
@@ -88,6 +89,14 @@ static sp_status open_safetensors(const char *path)
     sp_safetensors *f;
     sp_status st = sp_safetensors_open(&f, path);
     sp_safetensors_close(f);
+    return st;
+}
+
+static sp_status open_source(const char *path)
+{
+    sp_source *source;
+    sp_status st = sp_source_open(&source, path);
+    sp_source_close(source);
     return st;
 }
 
@@ -238,6 +247,36 @@ static void adapter_directories(void **state)
     remove_directory(dir); /* fails if a temporary file was left in a place of its own */
 }
 
+/* A seed's three files; an empty index is left out. */
+static char *unpack_hf_directory(const char *seed)
+{
+    char *dir = make_directory(), *bytes;
+    size_t n_bytes;
+    assert_int_equal(sp_read_file(&bytes, &n_bytes, seed, 1 << 20), SP_OK);
+    const char *index = bytes + strlen(bytes) + 1, *tensors = index + strlen(index) + 1;
+    const sp_bytes pieces[] = {{bytes, strlen(bytes)}, {tensors, (size_t)(bytes + n_bytes - tensors)}, {index, strlen(index)}};
+    const char *const names[] = {"config.json", *index ? "a.safetensors" : "model.safetensors", "model.safetensors.index.json"};
+    for (size_t i = 0; i < (*index ? 3 : 2); i++) {
+        char *path = sp_path_join(dir, names[i]);
+        assert_int_equal(sp_write_file_atomic(path, &pieces[i], 1), SP_OK);
+        free(path);
+    }
+    free(bytes);
+    return dir;
+}
+
+static void hf_directories(void **state)
+{
+    static const char *const seeds[] = {SP_CORPUS "/hf_directory/llama", SP_CORPUS "/hf_directory/shards",
+                                        SP_CORPUS "/hf_directory/gemma3"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(seeds); i++) {
+        char *dir = unpack_hf_directory(seeds[i]);
+        fail_each_allocation(open_source, dir, 30);
+        remove_directory(dir);
+    }
+}
+
 static char *write_tiny_model(const char *dir)
 {
     char *path = sp_path_join(dir, "model.gguf");
@@ -290,8 +329,12 @@ static void sessions_go_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gguf_files), cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
-        cmocka_unit_test(models),     cmocka_unit_test(sessions_go_on),
+        cmocka_unit_test(gguf_files),
+        cmocka_unit_test(safetensors_files),
+        cmocka_unit_test(adapter_directories),
+        cmocka_unit_test(hf_directories),
+        cmocka_unit_test(models),
+        cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -213,6 +213,10 @@ void sp_safetensors_close(sp_safetensors *f)
     free(f);
 }
 
+size_t sp_safetensors_file_bytes(const sp_safetensors *f)
+{
+    return f->file.size;
+}
 size_t sp_safetensors_n_tensors(const sp_safetensors *f)
 {
     return f->names.n;

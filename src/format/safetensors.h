@@ -22,6 +22,7 @@ typedef struct sp_st_tensor {
 
 sp_status sp_safetensors_open(sp_safetensors **out, const char *path);
 void sp_safetensors_close(sp_safetensors *file);
+size_t sp_safetensors_file_bytes(const sp_safetensors *file);
 size_t sp_safetensors_n_tensors(const sp_safetensors *file);
 const sp_st_tensor *sp_safetensors_at(const sp_safetensors *file, size_t index);
 const sp_st_tensor *sp_safetensors_find(const sp_safetensors *file, const char *name); /* NULL: none */

@@ -89,7 +89,9 @@ static sp_status refuse_experts(const sp_model *m)
 /* The largest gemma3 scales its scores by another number, which its file does not give. */
 static sp_status refuse_gemma_27b(const sp_model *m)
 {
+    char key[128];
     if (strcmp(m->architecture->name, "gemma3") != 0 || m->n_layer != 62) return SP_OK;
+    if (sp_source_has(m->source, key_of(key, m, "attention.scale"))) return SP_OK;
     return sp_fail(SP_ERR_UNSUPPORTED,
                    "%s: gemma3 of 62 layers scales attention in a way this version does not know; use a smaller one", m->path);
 }
@@ -113,7 +115,7 @@ static sp_status read_sizes(sp_model *m)
     if (d_value != m->d_head)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value,
                        m->d_head);
-    m->attention_scale = 1 / sqrtf((float)m->d_head);
+    if ((st = read_float(&m->attention_scale, m, "attention.scale", 1 / sqrtf((float)m->d_head)))) return st;
     m->embedding_scale = m->architecture->scale_embeddings ? sqrtf((float)m->d_model) : 1;
     return refuse_gemma_27b(m);
 }
@@ -148,7 +150,7 @@ static sp_status read_window(sp_model *m)
     m->window = window;
     m->global_period = m->architecture->global_period;
     if (!sp_source_has(m->source, key_of(key, m, "attention.sliding_window_pattern"))) return SP_OK;
-    return read_size(&m->global_period, m, "attention.sliding_window_pattern", 0, m->n_layer);
+    return read_size(&m->global_period, m, "attention.sliding_window_pattern", 0, m->n_layer + 1); /* beyond the last: none */
 }
 
 /* ---- rotary embedding ---- */
@@ -306,6 +308,29 @@ static sp_status find_tensors(sp_model *m)
     return st ? st : check_all_used(m);
 }
 
+/* ---- vocabulary ---- */
+
+static sp_status read_tokenizer(sp_model *m)
+{
+    const sp_gguf *gguf = sp_source_gguf(m->source);
+    if (gguf) return sp_tokenizer_from_gguf(&m->tokenizer, gguf);
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s: this version does not read tokenizer.json; use a GGUF file of the model", m->path);
+}
+
+/* A GGUF file has a row of embeddings for each token. Checkpoints as they are trained may have more, so that their number is round,
+ * or fewer, where a token stands for what is no text. */
+static sp_status find_n_vocab(sp_model *m)
+{
+    const sp_gguf_tensor *embedding = sp_source_find_tensor(m->source, "token_embd.weight");
+    m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
+    if (sp_source_gguf(m->source) || !embedding) return SP_OK;
+    if (embedding->shape[1] > 1 << 24)
+        return sp_fail(SP_ERR_FORMAT, "%s: %" PRIu64 " rows of embeddings; at most %d are read", m->path, embedding->shape[1],
+                       1 << 24);
+    m->n_vocab = embedding->shape[1];
+    return SP_OK;
+}
+
 /* ---- public ---- */
 
 static sp_status load(sp_model *m, const char *path, const sp_model_options *options)
@@ -318,8 +343,7 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = refuse_soft_caps(m)) || (st = read_sizes(m)) ||
         (st = read_window(m)) || (st = make_rope(m)))
         return st;
-    if ((st = sp_tokenizer_from_gguf(&m->tokenizer, sp_source_gguf(m->source)))) return st;
-    m->n_vocab = sp_tokenizer_n_vocab(m->tokenizer);
+    if ((st = read_tokenizer(m)) || (st = find_n_vocab(m))) return st;
     if ((st = find_tensors(m))) return st;
     m->compute = options->compute == SP_COMPUTE_BF16 ? SP_COMPUTE_BF16 : SP_COMPUTE_F32;
     return sp_weights_prepare(m, options->weights);
