@@ -184,11 +184,13 @@ typedef struct sp_row {
     const char *prompt, *completion;
     const sp_chat_message *messages;
     size_t n_messages;
+    size_t task_id; /* which task of a multitask prompt it belongs to; 0 where it does not say, SIZE_MAX where it says no number */
 } sp_row;
 
 typedef struct sp_data_options {
     const char *text_column;  /* default "text" */
     const char *label_column; /* default "label" */
+    const char *task_column;  /* default "task"; one that is given must be there, and hold whole numbers from 0 */
     const sp_logger *logger;  /* rows that cannot be used: the first ten by line, then their number */
 } sp_data_options;
 
@@ -225,6 +227,12 @@ typedef enum sp_method {
     SP_METHOD_PREFIX,   /* PREFIX_TUNING: keys and values of every layer themselves */
     SP_METHOD_CARTRIDGE /* CARTRIDGE: the same, the first ones frozen */
 } sp_method;
+
+/* CPT: how much answers inside the prompt count in the loss beside the one that is learnt. */
+typedef enum sp_weighted_loss {
+    SP_WEIGHTED_LOSS_NONE, /* as much */
+    SP_WEIGHTED_LOSS_DECAY /* the last example's opt_loss_decay_factor times as much, the one's before it the square of that, ... */
+} sp_weighted_loss;
 
 typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
 typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;

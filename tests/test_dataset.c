@@ -27,12 +27,11 @@ static void keep_line(void *user, sp_log_level level, const char *line)
     snprintf(log_text + n, sizeof log_text - n, "%s\n", line);
 }
 
-/* Writes the bytes as directory/NAME and loads them with these columns. */
-static sp_status load_bytes(sp_dataset **out, const char *name, const char *bytes, size_t n_bytes, const char *text,
-                            const char *label)
+/* Writes the bytes as directory/NAME and loads them. */
+static sp_status load_with(sp_dataset **out, const char *name, const char *bytes, size_t n_bytes, sp_data_options options)
 {
     sp_logger logger = {keep_line, NULL};
-    sp_data_options options = {.text_column = text, .label_column = label, .logger = &logger};
+    options.logger = &logger;
     snprintf(written, sizeof written, "%s/%s", directory, name);
     FILE *file = fopen(written, "wb");
     assert_non_null(file);
@@ -42,6 +41,12 @@ static sp_status load_bytes(sp_dataset **out, const char *name, const char *byte
     sp_status st = sp_dataset_load(out, written, &options);
     unlink(written);
     return st;
+}
+
+static sp_status load_bytes(sp_dataset **out, const char *name, const char *bytes, size_t n_bytes, const char *text,
+                            const char *label)
+{
+    return load_with(out, name, bytes, n_bytes, (sp_data_options){.text_column = text, .label_column = label});
 }
 
 static sp_status load(sp_dataset **out, const char *name, const char *bytes)
@@ -155,6 +160,52 @@ static void test_columns_are_mapped(void **state)
     sp_dataset_free(data);
     assert_int_equal(load_bytes(&data, "a.jsonl", json, strlen(json), "body", NULL), SP_ERR_FORMAT);
     assert_non_null(strstr(sp_message(), "no row has a column \"body\"; the columns are \"review\", \"sentiment\"."));
+}
+
+/* ---- tasks ----------------------------------------------------------------------------------------------------- */
+
+static void assert_tasks(const sp_dataset *data, size_t n, const size_t *tasks)
+{
+    assert_int_equal(sp_dataset_n_rows(data), n);
+    for (size_t i = 0; i < n; i++) assert_true(sp_dataset_row(data, i)->task_id == tasks[i]);
+}
+
+static void test_tasks(void **state)
+{
+    static const char csv[] = "text,task,label\na,1,x\nb,0,y\nc,,x\nd,qa,y\ne,4294967296,y\n";
+    static const char json[] = "{\"text\": \"a\", \"task\": 1}\n{\"text\": \"b\"}\n{\"text\": \"c\", \"task\": \"2\"}\n"
+                               "{\"text\": \"d\", \"task\": 3.0}\n{\"text\": \"e\", \"task\": [1]}\n"
+                               "{\"text\": \"f\", \"task\": -1}\n{\"messages\": [], \"text\": \"g\", \"task\": 1}\n";
+    sp_dataset *data;
+    (void)state;
+    data = must_load("a.csv", csv); /* whatever the column holds, it is no mistake yet */
+    assert_tasks(data, 5, (const size_t[]){1, 0, 0, SIZE_MAX, SIZE_MAX});
+    sp_dataset_free(data);
+    data = must_load("a.jsonl", json);
+    assert_tasks(data, 6, (const size_t[]){1, 0, 2, 3, SIZE_MAX, SIZE_MAX});
+    sp_dataset_free(data);
+}
+
+static void test_a_column_of_tasks_that_was_asked_for(void **state)
+{
+    static const char csv[] = "text,domain,label\na,1,x\nb,,y\nc,qa,x\n";
+    static const char json[] = "{\"text\": \"a\", \"domain\": 1}\n{\"text\": \"b\"}\n{\"text\": \"c\", \"domain\": true}\n";
+    const sp_data_options domain = {.task_column = "domain"};
+    sp_dataset *data;
+    (void)state;
+    assert_int_equal(load_with(&data, "a.csv", csv, strlen(csv), domain), SP_OK);
+    assert_tasks(data, 1, (const size_t[]){1});
+    assert_logged("a.csv:3: column \"domain\" is \"\"; row skipped. Tasks are whole numbers from 0.");
+    assert_logged("a.csv:4: column \"domain\" is \"qa\"");
+    sp_dataset_free(data);
+    assert_int_equal(load_with(&data, "a.jsonl", json, strlen(json), domain), SP_OK);
+    assert_tasks(data, 1, (const size_t[]){1});
+    assert_logged("a.jsonl:2: column \"domain\" is missing; row skipped. Add it, or name another with --task-column.");
+    assert_logged("a.jsonl:3: column \"domain\" is \"true\"");
+    sp_dataset_free(data);
+    assert_int_equal(load_with(&data, "a.csv", "text,label\na,b\n", 15, domain), SP_ERR_FORMAT);
+    assert_non_null(strstr(sp_message(), "no column \"domain\"; the columns are \"text\", \"label\". Add it, or name another with "
+                                         "--task-column."));
 }
 
 /* ---- JSON ------------------------------------------------------------------------------------------------------ */
@@ -319,6 +370,8 @@ int main(void)
         cmocka_unit_test(test_csv_misplaced_quotes),
         cmocka_unit_test(test_tsv_dialects),
         cmocka_unit_test(test_columns_are_mapped),
+        cmocka_unit_test(test_tasks),
+        cmocka_unit_test(test_a_column_of_tasks_that_was_asked_for),
         cmocka_unit_test(test_jsonl_labels_and_kinds),
         cmocka_unit_test(test_json_array),
         cmocka_unit_test(test_messages),

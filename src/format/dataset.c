@@ -23,6 +23,7 @@ struct sp_dataset {
     size_t n_rows, rows_capacity, n_skipped;
     char *path;
     sp_columns columns;
+    size_t task_id; /* of the next row */
     const sp_logger *logger;
     char first_problem[256];
 };
@@ -35,6 +36,7 @@ const char *sp_columns_choose(sp_row_kind *kind, const sp_columns *columns, unsi
     *kind = SP_ROW_TEXT;
     if (columns->text_is_mapped && !text) return columns->text;
     if (columns->label_is_mapped && !label) return columns->label;
+    if (columns->task_is_mapped && !(has & SP_HAS_TASK)) return columns->task;
     if (text && label)
         *kind = SP_ROW_LABEL;
     else if (prompt && completion && !columns->text_is_mapped)
@@ -58,6 +60,7 @@ const char *sp_columns_remedy(const sp_columns *columns, const char *column, boo
         return is_empty ? "Fill it, or name another with --text-column." : "Add it, or name another with --text-column.";
     if (!strcmp(column, columns->label))
         return is_empty ? "Fill it, or name another with --label-column." : "Add it, or name another with --label-column.";
+    if (columns->task_is_mapped && !strcmp(column, columns->task)) return "Add it, or name another with --task-column.";
     return is_empty ? "Fill it." : "Add it.";
 }
 
@@ -110,6 +113,32 @@ static bool kind_fits(sp_dataset *dataset, size_t line, sp_row_kind kind)
     return false;
 }
 
+/* ---- which task a row belongs to ------------------------------------------------------------------------------- */
+
+/* Digits alone, up to 2^32. */
+static bool read_task_id(size_t *out, const sp_cell *cell)
+{
+    *out = 0;
+    if (cell->n_bytes == 0 || cell->n_bytes > 10) return false;
+    for (size_t i = 0; i < cell->n_bytes; i++) {
+        if (cell->bytes[i] < '0' || cell->bytes[i] > '9') return false;
+        *out = 10 * *out + (size_t)(cell->bytes[i] - '0');
+    }
+    return *out <= UINT32_MAX;
+}
+
+/* A column that happens to be called "task" may hold anything until a prompt of several tasks wants to know. */
+bool sp_dataset_take_task(sp_dataset *dataset, size_t line, const sp_cell *cell)
+{
+    dataset->task_id = 0;
+    if (!cell || (cell->n_bytes == 0 && !dataset->columns.task_is_mapped) || read_task_id(&dataset->task_id, cell)) return true;
+    dataset->task_id = SIZE_MAX;
+    if (!dataset->columns.task_is_mapped) return true;
+    sp_dataset_skip(dataset, line, "Tasks are whole numbers from 0.", "column \"%s\" is \"%.*s\"", cell->column,
+                    cell->n_bytes < 40 ? (int)cell->n_bytes : 40, cell->bytes);
+    return false;
+}
+
 /* ---- adding rows ----------------------------------------------------------------------------------------------- */
 
 /* A row at the end, zeroed but for kind and line; not counted yet. NULL: no memory, message set. */
@@ -126,7 +155,7 @@ static sp_row *new_row(sp_dataset *dataset, sp_row_kind kind, size_t line)
         dataset->rows_capacity = capacity;
     }
     sp_row *row = &dataset->rows[dataset->n_rows];
-    *row = (sp_row){.kind = kind, .line = line};
+    *row = (sp_row){.kind = kind, .line = line, .task_id = dataset->task_id};
     return row;
 }
 
@@ -271,8 +300,10 @@ sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_opti
     dataset->logger = o->logger;
     dataset->columns = (sp_columns){.text = name_or(o->text_column, "text"),
                                     .label = name_or(o->label_column, "label"),
+                                    .task = name_or(o->task_column, "task"),
                                     .text_is_mapped = o->text_column && *o->text_column,
-                                    .label_is_mapped = o->label_column && *o->label_column};
+                                    .label_is_mapped = o->label_column && *o->label_column,
+                                    .task_is_mapped = o->task_column && *o->task_column};
     if (!(dataset->path = strdup(path)))
         st = sp_fail_no_memory(strlen(path) + 1);
     else if (!(st = sp_arena_create(&dataset->strings)))

@@ -12,12 +12,12 @@ enum { SP_MAX_ROW_BYTES = 64 << 20 };
 
 /* Which columns a row is made of. */
 typedef struct sp_columns {
-    const char *text, *label;
-    bool text_is_mapped, label_is_mapped; /* named by the user: a file without them is a mistake */
+    const char *text, *label, *task;
+    bool text_is_mapped, label_is_mapped, task_is_mapped; /* named by the user: a file without them is a mistake */
 } sp_columns;
 
 /* The columns that a row or a header has, as a set. */
-enum { SP_HAS_TEXT = 1, SP_HAS_LABEL = 2, SP_HAS_PROMPT = 4, SP_HAS_COMPLETION = 8, SP_HAS_MESSAGES = 16 };
+enum { SP_HAS_TEXT = 1, SP_HAS_LABEL = 2, SP_HAS_PROMPT = 4, SP_HAS_COMPLETION = 8, SP_HAS_MESSAGES = 16, SP_HAS_TASK = 32 };
 
 /* The kind of a row with these columns: text and label, else prompt and completion, else messages, else text alone; a mapped
  * column must be there. NULL, or the name of a column that is missing for any of them. */
@@ -32,6 +32,9 @@ typedef struct sp_cell {
     const char *bytes;
     size_t n_bytes;
 } sp_cell;
+
+/* Takes the task that the next row belongs to; NULL: it has no such column. False: it names none where it must, and was skipped. */
+bool sp_dataset_take_task(sp_dataset *dataset, size_t line, const sp_cell *cell);
 
 /* Takes a copy of a row of two cells (text, label or prompt, completion) or one (text). Empty cells, NUL bytes, invalid UTF-8
  * and another kind than the first row's make it a skipped row, which is no failure. Fails with MEMORY only. */

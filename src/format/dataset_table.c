@@ -12,6 +12,7 @@ typedef struct table {
     sp_row_kind kind;
     const char *names[2]; /* of the columns that make a row */
     size_t index[2], n_columns;
+    size_t task; /* index of the column that says the row's task; n_columns: none */
 } table;
 
 static bool field_is(const sp_csv_field *field, const char *name)
@@ -59,6 +60,8 @@ static sp_status read_header(table *t, const sp_csv_record *header)
     if (header->n_fields == 0) return sp_fail(SP_ERR_FORMAT, "%s:%zu: the header line is too long", path, header->line);
     for (unsigned i = 0; i < 4; i++)
         if (find_column(header, known[i]) < header->n_fields) has |= 1u << i;
+    t->task = find_column(header, columns->task);
+    if (t->task < header->n_fields) has |= SP_HAS_TASK;
     const char *missing = sp_columns_choose(&t->kind, columns, has);
     if (missing) return fail_missing(header, t->dataset, missing);
 
@@ -90,6 +93,9 @@ static sp_status add_record(const table *t, const sp_csv_record *record)
         const sp_csv_field *field = &record->fields[t->index[i]];
         cells[i] = (sp_cell){t->names[i], field->bytes, field->n_bytes};
     }
+    const sp_csv_field *task = t->task < t->n_columns ? &record->fields[t->task] : NULL;
+    const sp_cell task_cell = {sp_dataset_columns(t->dataset)->task, task ? task->bytes : NULL, task ? task->n_bytes : 0};
+    if (!sp_dataset_take_task(t->dataset, record->line, task ? &task_cell : NULL)) return SP_OK;
     return sp_dataset_add_cells(t->dataset, record->line, t->kind, cells);
 }
 

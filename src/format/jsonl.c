@@ -135,14 +135,28 @@ static sp_status add_chat(reader *r, size_t line, const json_t *row)
     return st;
 }
 
+/* The row's task as text, a number or a string of one; anything else is no number either. False: the row was skipped. */
+static bool take_task(reader *r, size_t line, const json_t *row)
+{
+    char number[LABEL_CHARS];
+    const json_t *value = json_object_get(row, r->columns->task);
+    sp_cell cell = {r->columns->task, "?", 1};
+    if (!value) return sp_dataset_take_task(r->dataset, line, NULL);
+    if (json_is_string(value))
+        cell = (sp_cell){cell.column, json_string_value(value), json_string_length(value)};
+    else if (label_text(number, value))
+        cell = (sp_cell){cell.column, number, strlen(number)};
+    return sp_dataset_take_task(r->dataset, line, &cell);
+}
+
 static sp_status note_columns(reader *r, unsigned *has, json_t *row)
 {
     const sp_columns *c = r->columns;
-    const char *const known[] = {c->text, c->label, "prompt", "completion", "messages"}, *key;
+    const char *const known[] = {c->text, c->label, "prompt", "completion", "messages", c->task}, *key;
     json_t *value;
     sp_status st = SP_OK;
     *has = 0;
-    for (unsigned i = 0; i < 5; i++)
+    for (unsigned i = 0; i < 6; i++)
         if (json_object_get(row, known[i])) *has |= 1u << i;
     r->seen |= *has;
     if (r->saw_object) return SP_OK;
@@ -167,6 +181,7 @@ static sp_status add_value(reader *r, size_t line, json_t *row)
         sp_dataset_skip(r->dataset, line, sp_columns_remedy(r->columns, missing, false), "column \"%s\" is missing", missing);
         return SP_OK;
     }
+    if (!take_task(r, line, row)) return SP_OK;
     return kind == SP_ROW_CHAT ? add_chat(r, line, row) : add_two(r, line, row, kind);
 }
 

@@ -32,11 +32,12 @@ class Message(ctypes.Structure):
 class Row(ctypes.Structure):
     _fields_ = [("kind", ctypes.c_int), ("line", ctypes.c_size_t), ("text", ctypes.c_char_p), ("label", ctypes.c_char_p),
                 ("prompt", ctypes.c_char_p), ("completion", ctypes.c_char_p), ("messages", ctypes.POINTER(Message)),
-                ("n_messages", ctypes.c_size_t)]
+                ("n_messages", ctypes.c_size_t), ("task_id", ctypes.c_size_t)]
 
 
 class Options(ctypes.Structure):
-    _fields_ = [("text_column", ctypes.c_char_p), ("label_column", ctypes.c_char_p), ("logger", ctypes.c_void_p)]
+    _fields_ = [("text_column", ctypes.c_char_p), ("label_column", ctypes.c_char_p), ("task_column", ctypes.c_char_p),
+                ("logger", ctypes.c_void_p)]
 
 
 def bind(path):
@@ -53,7 +54,7 @@ def bind(path):
 def load(lib, path, text=None, label=None):
     """([(line, values...)], skipped), or (message, None)."""
     handle = ctypes.c_void_p()
-    options = Options(text and text.encode(), label and label.encode(), None)
+    options = Options(text and text.encode(), label and label.encode(), None, None)
     if lib.sp_dataset_load(ctypes.byref(handle), str(path).encode(), ctypes.byref(options)):
         return lib.sp_message().decode(errors="replace"), None
     rows = []
