@@ -431,7 +431,22 @@ typedef struct sp_train_options {
     size_t early_stopping_patience; /* evaluations without improvement; 0: never */
     size_t save_every;              /* steps; 0: 10 */
     bool resume, overwrite;
+    const char *teacher_context; /* a text that the prompt is to stand for; NULL: answers are learnt */
+    size_t num_queries;          /* without training data: queries that the model samples behind the text; 0: 512 */
+    size_t query_length;         /* tokens of each, or up to an end token; 0: 64 */
 } sp_train_options;
+
+/* Divergences from the model with the text in its context: means over queries of the mean over a query's tokens behind the first of
+ * KL(behind the text || behind the prompt), in nats. The queries are eval data, or held out, or, where there are too few, those
+ * that were trained on. */
+typedef struct sp_distillation {
+    size_t n_context; /* tokens of the text, BOS included where the model adds it */
+    size_t n_queries;
+    bool are_held_out;
+    double kl_without_prompt; /* with nothing in front */
+    double kl_at_start;       /* of the prompt that training began with */
+    double kl;                /* of the adapter written */
+} sp_distillation;
 
 typedef struct sp_train_report {
     size_t steps;        /* done in all */
@@ -442,14 +457,21 @@ typedef struct sp_train_report {
     double seconds;        /* of this call */
     uint64_t rows, tokens; /* trained on in this call */
     bool has_evaluation;
-    sp_evaluation evaluation; /* of the adapter written, where eval data was given */
+    sp_evaluation evaluation; /* of the adapter written, where eval data was given; of distillation n and loss alone: kl */
+    bool has_distillation;
+    sp_distillation distillation;
 } sp_train_report;
 
-/* Trains a soft prompt on `train`, keeps the best by `eval` (may be NULL), writes the adapter and its run into `dir`:
+/* With teacher_context the loss is not that of answers: the prompt learns to give what follows it the distributions that the model
+ * itself gives behind the text, over the whole vocabulary (context distillation). The rows of `train`, contexts and answers, are
+ * then what both read; `train` may be NULL: the model samples continuations of the text, seeded. Where `eval` is NULL, an eighth of
+ * the queries, at most 64, is held out and evaluated on.
+ *
+ * Trains a soft prompt on `train`, keeps the best by `eval` (may be NULL), writes the adapter and its run into `dir`:
  *   adapter_config.json, adapter_model.safetensors, softprompt.json, settings.json, log.jsonl, evaluations.jsonl (with `eval`),
- *   events.out.tfevents.*, checkpoints/. Interrupted at any moment, the same call with resume gives the same bytes (same machine
- *   and threads). IO: another process trains into `dir`.
- * ARGUMENT: `dir` holds another run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
+ *   events.out.tfevents.*, checkpoints/, and queries.jsonl where queries were sampled. Interrupted at any moment, the same call
+ * with resume gives the same bytes (same machine and threads). IO: another process trains into `dir`. ARGUMENT: `dir` holds another
+ * run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
 SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const char *dir, const sp_train_options *options, const sp_hooks *hooks);
 

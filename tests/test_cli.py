@@ -125,7 +125,9 @@ class UsageErrors(Case):
         ((*TRAIN, "--weights", "bf16"), ["--weights", "not in this version"]),
         ((*TRAIN, "--method", "lora"), ["--method", "prompt"]),
         ((*TRAIN, "--max-logit", "3"), ["--max-logit", "not in this version"]),
-        ((*TRAIN, "--teacher-context", "f"), ["--teacher-context", "not in this version"]),
+        ((*TRAIN, "--num-queries", "9"), ["--num-queries", "--teacher-context"]),
+        ((*TRAIN, "--teacher-context", "f", "--query-length", "9"), ["--query-length", "without --data"]),
+        ((*TRAIN, "--teacher-context", "f", "--query-length", "1"), ["--query-length", "from 2"]),
         ((*TRAIN, "--steps", "1", "--epochs", "1"), ["--steps", "--epochs"]),
         ((*TRAIN, "--resume", "--overwrite"), ["--resume", "--overwrite"]),
         ((*TRAIN, "--init", "text"), ["--init-text"]),
@@ -214,7 +216,7 @@ class Help(Case):
             "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
-                     "--save-every --resume --overwrite --weights --json --quiet",
+                     "--save-every --resume --overwrite --teacher-context --num-queries --query-length --weights --json --quiet",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json",
             "run": "--raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
                    "--stop --seed --threads --json",
@@ -304,6 +306,7 @@ class MissingFiles(Case):
             for arguments, name in (
                 (("train", "-m", "no.gguf", "-d", "d.jsonl", "-o", "dir"), "no.gguf"),
                 (("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "dir"), "no.jsonl"),
+                (("train", "-m", "no.gguf", "--teacher-context", "no.txt", "-o", "dir"), "no.txt"),
                 (("eval", "-m", "no.gguf", "-d", "d.jsonl"), "no.gguf"),
                 (("eval", "-m", "no.gguf", "-d", "no.jsonl"), "no.jsonl"),
                 (("run", "-m", "no.gguf", "text"), "no.gguf"),
@@ -405,6 +408,27 @@ class Train(WithModel):
             self.assertRegex(text, rf"(?m)^steps +{STEPS}$")
             self.assertRegex(text, r"(?m)^next: softprompt eval -m \S+ -p \S+ -d FILE$")
         self.assertEqual(self.adapter(directory), self.adapter(self.dir), "same seed, same bytes")
+
+    def test_distillation(self):
+        """On data and without; the report, the files, and texts that are none."""
+        text, directory = self.work / "few.txt", self.work / "distilled"
+        text.write_text("\ufeff" + "".join(f"Review: {t}\nSentiment: positive\n" for t in POSITIVE))
+        line = ["train", "-m", MODEL, "--teacher-context", text, "-o", directory, "--num-virtual-tokens", 4, "--steps", 3]
+        result = self.check(softprompt(*line, "--num-queries", 8, "--query-length", 6, "--batch-size", 4), 0)
+        self.assertRegex(result.stdout, r"(?m)^stands for +\S+few\.txt, \d+ tokens$")
+        self.assertRegex(result.stdout, r"(?m)^divergence +\d\.\d{4} nats a token \(\d\.\d{4} at the start, \d\.\d{4} without")
+        self.assertRegex(result.stdout, r"(?m)^measured on +1 queries that it was not trained on$")
+        queries = [json.loads(row) for row in (directory / "queries.jsonl").read_text().splitlines()]
+        self.assertEqual(len(queries), 8)
+        self.assertTrue(all(2 <= len(query["tokens"]) <= 6 for query in queries))
+        result = self.check(softprompt(*line, "-d", self.data, "-e", self.data, *TASK, "--overwrite", "--json"), 0)
+        report = json.loads(result.stdout)
+        self.assertIsNone(report["evaluation"])
+        self.assertEqual((report["distillation"]["queries"], report["distillation"]["held_out"]), (self.n_rows, True))
+        self.assertFalse((directory / "queries.jsonl").exists())
+        for content, code, part in ((b"", 1, "is empty"), (b"a\0b", 1, "NUL"), (b"caf\xe9", 2, "UTF-8"), (b"word " * 9000, 2, "shorten")):
+            text.write_bytes(content)
+            self.assert_message(softprompt(*line, "--overwrite"), code, part)
 
     def test_what_cannot_be_trained_leaves_nothing(self):
         directory = self.work / "never"

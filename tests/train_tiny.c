@@ -1,7 +1,7 @@
 /* train_tiny.c: a program for kill_resume.py to kill.
  *
  *   train_tiny make DIR     writes DIR/model.gguf and DIR/rows.tsv
- *   train_tiny prompt|cartridge DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
+ *   train_tiny prompt|cartridge|distill DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
  */
 #include <stdio.h>
 #include <string.h>
@@ -36,7 +36,8 @@ static int make(const char *dir)
     return fclose(file) != 0;
 }
 
-static int train(const char *dir, const char *run, sp_method method)
+/* distill: a prefix, on queries that are sampled behind a text. */
+static int train(const char *dir, const char *run, sp_method method, bool distill)
 {
     char path[512];
     sp_model *model;
@@ -50,12 +51,15 @@ static int train(const char *dir, const char *run, sp_method method)
                                       .steps = 60,
                                       .eval_every = 7,
                                       .save_every = 2,
-                                      .resume = true};
+                                      .resume = true,
+                                      .teacher_context = distill ? "warm: good\ndull: bad\n" : NULL,
+                                      .num_queries = distill ? 100 : 0,
+                                      .query_length = distill ? 16 : 0};
     snprintf(path, sizeof path, "%s/model.gguf", dir);
     if (sp_model_load(&model, path, &threads)) return fail();
     snprintf(path, sizeof path, "%s/rows.tsv", dir);
     if (sp_dataset_load(&rows, path, NULL)) return fail();
-    int code = sp_train(&report, model, rows, rows, run, &options, &hooks) ? fail() : 0;
+    int code = sp_train(&report, model, distill ? NULL : rows, distill ? NULL : rows, run, &options, &hooks) ? fail() : 0;
     if (!code) printf("from step %zu to step %zu\n", report.resumed_from, report.steps);
     sp_dataset_free(rows);
     sp_model_free(model);
@@ -65,8 +69,9 @@ static int train(const char *dir, const char *run, sp_method method)
 int main(int argc, char **argv)
 {
     if (argc == 3 && strcmp(argv[1], "make") == 0) return make(argv[2]);
-    if (argc == 4 && strcmp(argv[1], "prompt") == 0) return train(argv[2], argv[3], SP_METHOD_PROMPT);
-    if (argc == 4 && strcmp(argv[1], "cartridge") == 0) return train(argv[2], argv[3], SP_METHOD_CARTRIDGE);
-    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN\n");
+    if (argc == 4 && strcmp(argv[1], "prompt") == 0) return train(argv[2], argv[3], SP_METHOD_PROMPT, false);
+    if (argc == 4 && strcmp(argv[1], "cartridge") == 0) return train(argv[2], argv[3], SP_METHOD_CARTRIDGE, false);
+    if (argc == 4 && strcmp(argv[1], "distill") == 0) return train(argv[2], argv[3], SP_METHOD_PREFIX, true);
+    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN | distill DIR RUN\n");
     return 2;
 }

@@ -1,6 +1,7 @@
 /* inputs.c: the flags that several commands share, and what they load. */
 #include "inputs.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -58,6 +59,48 @@ sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags,
 {
     sp_data_options options = {.text_column = flags->text_column, .label_column = flags->label_column, .logger = logger};
     return sp_dataset_load(out, path, &options);
+}
+
+/* All of the stream with a NUL behind it, which is not counted; NULL: errno says why. */
+static char *read_stream(size_t *n_bytes, FILE *stream)
+{
+    size_t capacity = 1 << 16;
+    char *text = malloc(capacity);
+    *n_bytes = 0;
+    while (text) {
+        *n_bytes += fread(text + *n_bytes, 1, capacity - *n_bytes - 1, stream);
+        if (*n_bytes + 1 < capacity) break;
+        char *larger = realloc(text, capacity *= 2);
+        if (!larger) free(text);
+        text = larger;
+    }
+    if (text && !ferror(stream)) {
+        text[*n_bytes] = '\0';
+        return text;
+    }
+    free(text);
+    return NULL;
+}
+
+int load_text(char **out, const char *path)
+{
+    static const char mark[] = "\xef\xbb\xbf";
+    size_t n_bytes = 0;
+    FILE *stream = fopen(path, "rb");
+    *out = stream ? read_stream(&n_bytes, stream) : NULL;
+    if (!*out)
+        report_line("%s: cannot read it: %s", path, strerror(errno));
+    else if (strlen(*out) < n_bytes)
+        report_line("%s: byte %zu is NUL: not a text file", path, strlen(*out) + 1);
+    else if (n_bytes == 0)
+        report_line("%s: is empty", path);
+    bool good = n_bytes > 0 && strlen(*out) == n_bytes;
+    if (good && strncmp(*out, mark, strlen(mark)) == 0) memmove(*out, *out + strlen(mark), n_bytes - strlen(mark) + 1);
+    if (stream) fclose(stream);
+    if (good) return EXIT_DONE;
+    free(*out);
+    *out = NULL;
+    return EXIT_FAILED;
 }
 
 /* pairs[i], "label=text", is cut in two at its first '='; those before it are already. */

@@ -33,6 +33,9 @@ sp_status load_prompt(sp_prompt **out, const char *dir, const sp_model *model, c
 
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger);
 
+/* A text file as it is, but for a byte order mark at its start; free. EXIT_DONE or, with a message, the exit code. */
+int load_text(char **out, const char *path);
+
 /* Splits each --verbalizer at its first '=' (in place) into task->verbalizers, an array that the caller frees; sets what else
  * the flags say. EXIT_DONE or, with a message, the exit code. */
 int make_task(sp_task *task, sp_verbalizer **verbalizers, const command *self, const task_flags *flags);

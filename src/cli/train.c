@@ -26,6 +26,8 @@ typedef struct train_flags {
     double learning_rate, weight_decay, max_grad_norm, epochs;
     size_t batch_size, gradient_accumulation_steps, steps, warmup_steps, seed;
     size_t eval_every, early_stopping_patience, save_every;
+    const char *teacher_context;
+    size_t num_queries, query_length;
     output_flags output;
 } train_flags;
 
@@ -33,8 +35,7 @@ typedef struct train_flags {
 enum { INIT_UNSAID = -1 };
 
 static const option_row file_rows[] = {
-    {OPTION_STRING, 'd', "data", "FILE", "training data: JSONL, CSV or TSV", .target = offsetof(train_flags, data),
-     .required = true},
+    {OPTION_STRING, 'd', "data", "FILE", "training data: JSONL, CSV or TSV", .target = offsetof(train_flags, data)},
     {OPTION_STRING, 'e', "eval", "FILE", "data to evaluate on, during training and after it",
      .target = offsetof(train_flags, eval)},
     {OPTION_STRING, 'o', "output", "DIR", "where the adapter and its run go", .target = offsetof(train_flags, out),
@@ -88,7 +89,15 @@ static const option_row training_rows[] = {
     {OPTION_COUNT, 0, "save-every", "N", "steps between checkpoints", .fallback = "10", .target = offsetof(train_flags, save_every),
      .min = 1},
     {OPTION_LATER, 0, "max-logit", .argument = "X"},
-    {OPTION_LATER, 0, "teacher-context", .argument = "FILE"},
+    {0}};
+
+static const option_row distillation_rows[] = {
+    {OPTION_STRING, 0, "teacher-context", "FILE", "a text; the prompt learns to stand for it, on DATA or without",
+     .target = offsetof(train_flags, teacher_context)},
+    {OPTION_COUNT, 0, "num-queries", "N", "without DATA: continuations that the model samples", .fallback = "512",
+     .target = offsetof(train_flags, num_queries), .min = 1, .max = 1e6},
+    {OPTION_COUNT, 0, "query-length", "N", "tokens of each", .fallback = "64", .target = offsetof(train_flags, query_length),
+     .min = 2, .max = 1e6},
     {0}};
 
 static const option_group groups[] = {{"model", model_rows, offsetof(train_flags, model)},
@@ -96,14 +105,26 @@ static const option_group groups[] = {{"model", model_rows, offsetof(train_flags
                                       {"prompt", prompt_rows, 0},
                                       {"task: how a row becomes text", task_rows, offsetof(train_flags, task)},
                                       {"training", training_rows, 0},
+                                      {"distillation: a prompt in place of a text", distillation_rows, 0},
                                       {"output", output_rows, offsetof(train_flags, output)},
                                       {0}};
 
 /* ---- from flags to options ---------------------------------------------------------------------------------------- */
 
+static int check_distillation(const command *self, const train_flags *flags)
+{
+    bool sampled = flags->teacher_context && !flags->data;
+    if (!flags->data && !flags->teacher_context) return usage_error(self, "-d, --data FILE is missing");
+    if (sampled || (!flags->num_queries && !flags->query_length)) return EXIT_DONE;
+    return usage_error(self, "--%s goes with --teacher-context FILE and without --data: then queries are sampled",
+                       flags->num_queries ? "num-queries" : "query-length");
+}
+
 static int check_flags(const command *self, train_flags *flags)
 {
-    bool text = flags->init == SP_INIT_TEXT;
+    bool text = flags->init == SP_INIT_TEXT, has_eval = flags->eval || flags->teacher_context;
+    int code = check_distillation(self, flags);
+    if (code) return code;
     if (flags->resume && flags->overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
     if (flags->steps && flags->epochs > 0) return usage_error(self, "--steps and --epochs contradict each other: give one");
     if (flags->init == INIT_UNSAID)
@@ -118,7 +139,7 @@ static int check_flags(const command *self, train_flags *flags)
     if (flags->sink == SP_SINK_BOS && flags->num_virtual_tokens == 1)
         return usage_error(self,
                            "--num-virtual-tokens 1 leaves nothing to learn beside --sink bos, which is counted: give 2 or more");
-    if (flags->eval_every && !flags->eval) return usage_error(self, "--eval-every needs data to evaluate on: give -e FILE");
+    if (flags->eval_every && !has_eval) return usage_error(self, "--eval-every needs data to evaluate on: give -e FILE");
     if (flags->early_stopping_patience && !flags->eval_every)
         return usage_error(self, "--early-stopping-patience counts evaluations during training: give --eval-every N and -e FILE");
     return EXIT_DONE;
@@ -130,7 +151,7 @@ static size_t or_none(size_t given)
     return given == not_given ? 0 : given == 0 ? SIZE_MAX : given;
 }
 
-static sp_train_options make_options(const train_flags *flags, const sp_task *task)
+static sp_train_options make_options(const train_flags *flags, const sp_task *task, const char *teacher_context)
 {
     return (sp_train_options){
         .prompt = {.method = (sp_method)flags->method,
@@ -157,6 +178,9 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
         .save_every = flags->save_every,
         .resume = flags->resume,
         .overwrite = flags->overwrite,
+        .teacher_context = teacher_context,
+        .num_queries = flags->num_queries,
+        .query_length = flags->query_length,
     };
 }
 
@@ -180,6 +204,18 @@ static char *resume_command(int argc, char **argv)
     return line;
 }
 
+static json_t *distillation_json(const sp_distillation *d)
+{
+    json_t *object = json_object();
+    json_member(&object, "context_tokens", json_integer((json_int_t)d->n_context));
+    json_member(&object, "queries", json_integer((json_int_t)d->n_queries));
+    json_member(&object, "held_out", json_boolean(d->are_held_out));
+    json_member(&object, "kl_without_prompt", json_finite(d->kl_without_prompt));
+    json_member(&object, "kl_at_start", json_finite(d->kl_at_start));
+    json_member(&object, "kl", json_finite(d->kl));
+    return object;
+}
+
 static int print_report_json(const sp_train_report *report, const sp_dataset *data, const sp_dataset *eval, const char *dir)
 {
     json_t *object = json_object();
@@ -193,20 +229,32 @@ static int print_report_json(const sp_train_report *report, const sp_dataset *da
     json_member(&object, "last_loss", json_finite(report->last_loss));
     json_member(&object, "rows", json_integer((json_int_t)report->rows));
     json_member(&object, "tokens", json_integer((json_int_t)report->tokens));
-    json_member(&object, "skipped_rows", json_integer((json_int_t)sp_dataset_n_skipped(data)));
+    json_member(&object, "skipped_rows", json_integer(data ? (json_int_t)sp_dataset_n_skipped(data) : 0));
     json_member(&object, "seconds", json_finite(report->seconds));
-    json_member(&object, "evaluation", report->has_evaluation ? evaluation_json(&report->evaluation, eval) : json_null());
+    bool judged = report->has_evaluation && !report->has_distillation;
+    json_member(&object, "evaluation", judged ? evaluation_json(&report->evaluation, eval) : json_null());
+    json_member(&object, "distillation", report->has_distillation ? distillation_json(&report->distillation) : json_null());
     json_member(&object, "thread_seconds", profile_json());
     return print_json(object);
 }
 
 static void print_next(const train_flags *flags)
 {
-    printf("\nnext: softprompt %s -m ", flags->eval ? "run" : "eval");
+    bool run = flags->eval || flags->teacher_context;
+    printf("\nnext: softprompt %s -m ", run ? "run" : "eval");
     print_quoted(stdout, flags->model.path);
     printf(" -p ");
     print_quoted(stdout, flags->out);
-    printf("%s\n", flags->eval ? " 'some text'" : " -d FILE");
+    printf("%s\n", run ? " 'some text'" : " -d FILE");
+}
+
+static void distillation_rows_of(const sp_distillation *d, const train_flags *flags)
+{
+    report_row("stands for", "%s, %zu tokens", flags->teacher_context, d->n_context);
+    report_row("divergence", "%.4f nats a token (%.4f at the start, %.4f without a prompt)", d->kl, d->kl_at_start,
+               d->kl_without_prompt);
+    report_row("measured on", "%zu queries%s", d->n_queries,
+               d->are_held_out ? " that it was not trained on" : ", those of the training");
 }
 
 static void print_report(const sp_train_report *report, const train_flags *flags)
@@ -223,7 +271,9 @@ static void print_report(const sp_train_report *report, const train_flags *flags
                    (unsigned long long)report->tokens);
     }
     if (report->best_step != report->steps) report_row("kept", "step %zu, the best of the evaluations", report->best_step);
-    if (report->has_evaluation) {
+    if (report->has_distillation) {
+        distillation_rows_of(&report->distillation, flags);
+    } else if (report->has_evaluation) {
         report_row("evaluated", "%s, %zu rows", flags->eval, report->evaluation.n);
         evaluation_rows(&report->evaluation);
     }
@@ -242,7 +292,7 @@ static int train(const train_flags *flags, const sp_train_options *options, cons
     sp_status st;
     int code = EXIT_FAILED;
     progress_init(&bar, flags->output.quiet);
-    if ((st = load_data(&data, flags->data, &flags->task, &bar.logger))) goto done;
+    if (flags->data && (st = load_data(&data, flags->data, &flags->task, &bar.logger))) goto done;
     if (flags->eval && (st = load_data(&eval, flags->eval, &flags->task, &bar.logger))) goto done;
     if ((st = load_model(&model, &flags->model))) goto done;
     stop_at_interrupt();
@@ -267,14 +317,16 @@ static int run_train(const command *self, int argc, char **argv)
     train_flags flags = {.init = INIT_UNSAID, .num_frozen_tokens = not_given, .warmup_steps = not_given, .max_grad_norm = 1};
     sp_task task = {0};
     sp_verbalizer *verbalizers = NULL;
-    char *resume_line = resume_command(argc, argv);
+    char *resume_line = resume_command(argc, argv), *context = NULL;
     int code;
     if (options_parse(self, &flags, NULL, argc, argv, &code) && !(code = check_flags(self, &flags)) &&
-        !(code = make_task(&task, &verbalizers, self, &flags.task))) {
-        sp_train_options options = make_options(&flags, &task);
+        !(code = make_task(&task, &verbalizers, self, &flags.task)) &&
+        !(code = flags.teacher_context ? load_text(&context, flags.teacher_context) : EXIT_DONE)) {
+        sp_train_options options = make_options(&flags, &task, context);
         code = train(&flags, &options, resume_line);
     }
     free(verbalizers);
+    free(context);
     text_list_free(&flags.task.verbalizers);
     free(resume_line);
     return code;
@@ -282,10 +334,11 @@ static int run_train(const command *self, int argc, char **argv)
 
 const command train_command = {
     .name = "train",
-    .usage = "-m MODEL -d DATA [-e EVAL] -o DIR [flags]",
+    .usage = "-m MODEL (-d DATA | --teacher-context FILE) [-e EVAL] -o DIR [flags]",
     .summary = "Trains a soft prompt on DATA and writes it to DIR, a PEFT adapter directory.",
     .details = "Rows of DATA are text and label, prompt and completion, or chat messages. Only the answer\n"
-               "is learnt. Ctrl-C saves a checkpoint and says how to go on. In --template, --verbalizer and\n"
+               "is learnt. With --teacher-context a prompt is learnt that stands for a text.\n"
+               "Ctrl-C saves a checkpoint and says how to go on. In --template, --verbalizer and\n"
                "--init-text, \\n, \\t and \\\\ are a line's end, a tab and a backslash.",
     .example = "  softprompt train -m demo/model.gguf -d demo/data/train.jsonl -e demo/data/valid.jsonl -o my-prompt \\\n"
                "    --template 'Review: {text}\\nSentiment:' --verbalizer 'positive= positive' \\\n"

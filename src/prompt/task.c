@@ -154,6 +154,7 @@ sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *
     sp_status st;
     *out = NULL;
     if ((st = sp_task_check(task))) return st;
+    if (!data) return sp_task_copy(out, task);
     if (task->n_verbalizers) return (st = check_labels(task, data)) ? st : sp_task_copy(out, task);
 
     char *texts = NULL;
@@ -219,6 +220,13 @@ void sp_encoded_row_clear(sp_encoded_row *row)
 {
     free(row->candidates);
     *row = (sp_encoded_row){0};
+}
+
+sp_status sp_encoded_row_of_tokens(sp_encoded_row *out, const int32_t *ids, size_t n, size_t n_context)
+{
+    const tokens rest = {(int32_t *)(uintptr_t)ids + n_context, n - n_context}; /* which are only read */
+    const draft d = {.bos = -1, .head = ids, .n_head = n_context, .candidates = &rest, .n_candidates = 1};
+    return build_row(out, &d);
 }
 
 static int32_t bos_of(const sp_tokenizer *tokenizer)

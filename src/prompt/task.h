@@ -14,7 +14,8 @@ enum { SP_MAX_LABELS = 1024 };
 sp_status sp_task_check(const sp_task *task);
 
 /* `task`, checked and completed from data, as a deep copy: without verbalizers, each label that occurs stands for itself after a
- * space (in order of first appearance). MISMATCH: a label of the data that no verbalizer names, by line. */
+ * space (in order of first appearance). `data` NULL: nothing is added. MISMATCH: a label of the data that no verbalizer names, by
+ * line. */
 sp_status sp_task_resolve(sp_task **out, const sp_task *task, const sp_dataset *data);
 
 /* One row as tokens: a context and one or more candidate answers, the right one among them.
@@ -40,6 +41,9 @@ typedef struct sp_encoded_row {
  * ARGUMENT: the template and the longest answer leave no room for text; a candidate that has no tokens; a TEXT row of one token.
  * MISMATCH: the row's label has no verbalizer. Messages name the row by line, the caller adds the file. */
 sp_status sp_task_encode(sp_encoded_row *out, const sp_task *task, const sp_tokenizer *tokenizer, const sp_row *row, size_t room);
+
+/* A row of n tokens as they are: n_context of them, and the others for its one candidate; 1 <= n_context < n. */
+sp_status sp_encoded_row_of_tokens(sp_encoded_row *out, const int32_t *tokens, size_t n, size_t n_context);
 void sp_encoded_row_clear(sp_encoded_row *row);
 
 #endif

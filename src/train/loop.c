@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "prompt/prompt.h"
+#include "train/distill_run.h"
 #include "train/evaluate.h"
 #include "train/loss.h"
 #include "train/schedule.h"
@@ -65,6 +66,18 @@ static sp_status log_step(sp_trainer *t, const sp_run_log_step *row)
     return st;
 }
 
+/* Of the step's items, and its gradient by the rows. */
+static sp_status compute_loss(double *loss, sp_trainer *t, size_t n_examples)
+{
+    memset(t->d_rows, 0, sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
+    if (t->distiller) {
+        sp_distiller_set_prompt(t->distiller, t->prompt);
+        return sp_distiller_loss(loss, t->d_rows, t->distiller, t->items, n_examples, t->options.batch_size);
+    }
+    sp_scorer_set_prompt(t->scorer, t->prompt);
+    return sp_mean_loss(loss, t->d_rows, t->scorer, t->items, n_examples, t->options.batch_size);
+}
+
 static sp_status take_step(sp_trainer *t)
 {
     const sp_train_options *o = &t->options;
@@ -72,9 +85,7 @@ static sp_status take_step(sp_trainer *t)
     double rate = o->learning_rate * sp_schedule_factor(o->schedule, t->state.step, o->warmup_steps, o->steps);
     size_t n_examples = o->batch_size * o->gradient_accumulation_steps;
     uint64_t n_tokens = gather_items(t, n_examples);
-    memset(t->d_rows, 0, sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
-    sp_scorer_set_prompt(t->scorer, t->prompt);
-    sp_status st = sp_mean_loss(&loss, t->d_rows, t->scorer, t->items, n_examples, o->batch_size);
+    sp_status st = compute_loss(&loss, t, n_examples);
     if (!st) st = sp_prompt_backward(t->gradient, t->prompt, t->d_rows);
     if (st) return st;
     norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
@@ -94,7 +105,7 @@ static sp_status take_step(sp_trainer *t)
 static bool evaluation_is_due(const sp_trainer *t)
 {
     const sp_train_state *s = &t->state;
-    if (!t->eval_rows || s->step == 0 || t->evaluated_step == s->step) return false;
+    if (!t->judged || s->step == 0 || t->evaluated_step == s->step) return false;
     return s->step == t->options.steps || (t->options.eval_every && s->step % t->options.eval_every == 0);
 }
 
@@ -110,13 +121,22 @@ static sp_status log_evaluation(sp_trainer *t, const sp_evaluation *evaluation)
     return st;
 }
 
+static sp_status judge(sp_evaluation *evaluation, sp_trainer *t)
+{
+    const sp_evaluation_inputs inputs = {t->task, t->judged, EVAL_BATCH_SIZE, NULL};
+    if (t->distiller) {
+        sp_distiller_set_prompt(t->distiller, t->prompt);
+        return sp_distiller_evaluate(evaluation, t->distiller, t->judged, EVAL_BATCH_SIZE, t->hooks);
+    }
+    sp_scorer_set_prompt(t->scorer, t->prompt);
+    return sp_evaluate_encoded(evaluation, t->scorer, &inputs, t->hooks);
+}
+
 static sp_status evaluate(sp_trainer *t)
 {
-    const sp_evaluation_inputs inputs = {t->task, &t->eval, EVAL_BATCH_SIZE, NULL};
     sp_train_state *s = &t->state;
     sp_evaluation evaluation;
-    sp_scorer_set_prompt(t->scorer, t->prompt);
-    sp_status st = sp_evaluate_encoded(&evaluation, t->scorer, &inputs, t->hooks);
+    sp_status st = judge(&evaluation, t);
     if (!st) st = log_evaluation(t, &evaluation);
     if (st) return st;
     t->evaluated_step = s->step;
@@ -164,6 +184,10 @@ static sp_status save_and_stop(sp_trainer *t)
 static sp_status run_steps(sp_trainer *t)
 {
     uint64_t first_step = t->state.step;
+    if (t->distiller && first_step == 0) {
+        sp_status st = sp_distill_run_start(t);
+        if (st) return st;
+    }
     report_progress(t, first_step);
     for (;;) {
         sp_status st = evaluation_is_due(t) ? evaluate(t) : SP_OK;
@@ -202,6 +226,7 @@ static void fill_report(sp_train_report *report, const sp_trainer *t)
     report->tokens = t->n_tokens;
     report->has_evaluation = s->best_step != 0;
     report->evaluation = s->best;
+    if (t->distiller) sp_distill_run_report(report, t);
 }
 
 sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,

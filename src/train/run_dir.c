@@ -15,8 +15,9 @@
 #include "train/settings.h"
 
 static const char SETTINGS[] = "settings.json", EVENTS[] = "events.out.tfevents.", TEMPORARY[] = ".tmp.";
-static const char *const RUN_FILES[] = {
-    "settings.json", "log.jsonl", "evaluations.jsonl", "adapter_config.json", "adapter_model.safetensors", "softprompt.json"};
+static const char *const RUN_FILES[] = {"settings.json",  "log.jsonl",           "evaluations.jsonl",
+                                        "queries.jsonl",  "adapter_config.json", "adapter_model.safetensors",
+                                        "softprompt.json"};
 enum { N_RUN_FILES = sizeof RUN_FILES / sizeof *RUN_FILES };
 
 /* A run's own file, or a temporary one of it (NAME.tmp.PID). */

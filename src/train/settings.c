@@ -14,7 +14,7 @@
 #include "format/json.h"
 #include "model/model.h"
 
-static const char *const DECIDING[] = {"training", "prompt", "task", "data", "model"};
+static const char *const DECIDING[] = {"training", "distillation", "prompt", "task", "data", "model"};
 static const char MACHINE[] = "machine";
 enum { N_DECIDING = sizeof DECIDING / sizeof *DECIDING, DEFAULT_STEPS = 300, DEFAULT_EPOCHS = 3, DEFAULT_WARMUP = 10 };
 
@@ -151,6 +151,16 @@ static json_t *describe_training(const sp_train_options *o)
                      (json_int_t)o->early_stopping_patience, "save_every", (json_int_t)o->save_every);
 }
 
+/* Of the text its hash: it may be long. */
+static json_t *describe_distillation(const sp_train_options *o)
+{
+    if (!o->teacher_context) return json_pack("{s:n}", "teacher_context");
+    char hash[SP_SETTINGS_HASH_BYTES];
+    snprintf(hash, sizeof hash, "%016" PRIx64, (uint64_t)XXH3_64bits(o->teacher_context, strlen(o->teacher_context)));
+    return json_pack("{s:s, s:I, s:I}", "teacher_context", hash, "num_queries", (json_int_t)o->num_queries, "query_length",
+                     (json_int_t)o->query_length);
+}
+
 static json_t *describe_prompt(const sp_prompt_options *o)
 {
     char seed[24];
@@ -203,10 +213,11 @@ sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
 {
     sp_model_info info;
     sp_model_get_info(&info, inputs->model);
-    *out = json_pack("{s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options), "prompt",
-                     describe_prompt(&inputs->options->prompt), "task", describe_task(inputs->task), "data", "train",
-                     describe_data(inputs->train), "eval", describe_data(inputs->eval), "model", describe_model(inputs->model),
-                     MACHINE, describe_machine(inputs->model), "files", "model", info.path);
+    *out = json_pack("{s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options),
+                     "distillation", describe_distillation(inputs->options), "prompt", describe_prompt(&inputs->options->prompt),
+                     "task", describe_task(inputs->task), "data", "train", describe_data(inputs->train), "eval",
+                     describe_data(inputs->eval), "model", describe_model(inputs->model), MACHINE, describe_machine(inputs->model),
+                     "files", "model", info.path);
     return *out ? SP_OK : sp_fail_no_memory(1 << 12);
 }
 

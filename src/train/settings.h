@@ -10,8 +10,9 @@
  * The strings stay the caller's. ARGUMENT: a number out of range, or two options that exclude each other, by name. */
 sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options *options, size_t n_rows);
 
-/* What a run is made of: sections "training", "prompt", "task", "data", "model" decide its bytes, "machine" (version, threads,
- * kernels) its last digits, "files" nothing. `options` resolved, `task` resolved; `eval` may be NULL. json_decref. */
+/* What a run is made of: sections "training", "distillation", "prompt", "task", "data", "model" decide its bytes, "machine"
+ * (version, threads, kernels) its last digits, "files" nothing. `options` resolved, `task` resolved; `eval` may be NULL.
+ * json_decref. */
 typedef struct sp_run_inputs {
     const sp_train_options *options;
     const sp_task *task;

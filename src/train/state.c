@@ -30,6 +30,8 @@ static const member MEMBERS[] = {
     MEMBER(COUNT, n_without_gain),
     MEMBER(NUMBER, first_loss),
     MEMBER(NUMBER, last_loss),
+    MEMBER(NUMBER, kl_without_prompt),
+    MEMBER(NUMBER, kl_at_start),
     MEMBER(FLAG, stopped_early),
     MEMBER(FLAG, finished),
     MEMBER(COUNT, log_bytes),

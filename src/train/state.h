@@ -10,6 +10,7 @@ typedef struct sp_train_state {
     uint64_t best_step;      /* of the best evaluation; 0: none */
     uint64_t n_without_gain; /* evaluations since */
     double first_loss, last_loss;
+    double kl_without_prompt, kl_at_start;             /* of distillation: before the first step */
     bool stopped_early, finished;                      /* finished: the adapter is written */
     uint64_t log_bytes, evaluation_bytes, event_bytes; /* of the logs: what is behind them belongs to later steps */
     sp_evaluation best;                                /* where best_step is not 0 */

@@ -13,6 +13,7 @@
 #include "base/status.h"
 #include "prompt/prompt.h"
 #include "train/checkpoint.h"
+#include "train/distill_run.h"
 #include "train/run_dir.h"
 
 /* One fixed name: a run that is resumed goes on in the file that it began. TensorBoard wants "tfevents" in it. */
@@ -35,7 +36,7 @@ const sp_logger *sp_trainer_logger(const sp_trainer *trainer)
 static sp_status resolve_task(sp_trainer *t, const sp_task *task)
 {
     sp_task *checked = NULL;
-    sp_status st = sp_task_resolve(&t->task, task, t->train_rows);
+    sp_status st = sp_task_resolve(&t->task, task, t->train_rows ? t->train_rows : t->eval_rows);
     if (!st && t->eval_rows) st = sp_task_resolve(&checked, t->task, t->eval_rows);
     sp_task_free(checked);
     return st;
@@ -61,6 +62,7 @@ static sp_status make_prompt(sp_trainer *t)
     t->best = malloc(t->n_weights * sizeof *t->best);
     t->gradient = malloc(t->n_weights * sizeof *t->gradient);
     t->d_rows = malloc(sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
+    t->n_front = sp_prompt_num_virtual_tokens(t->prompt);
     if (!t->best || !t->gradient || !t->d_rows) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
     memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
     return make_optimizer(t);
@@ -81,8 +83,7 @@ static sp_status take_directory(bool *resumed, sp_trainer *t)
 
 static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp_dataset *rows, const char *what)
 {
-    sp_status st =
-        sp_encoded_data_create(out, t->task, t->model, rows, sp_prompt_num_virtual_tokens(t->prompt), sp_trainer_logger(t));
+    sp_status st = sp_encoded_data_create(out, t->task, t->model, rows, t->n_front, sp_trainer_logger(t));
     if (!st && out->n_truncated)
         sp_log(sp_trainer_logger(t), SP_LOG_WARNING, "%zu of %zu %s rows were too long and lost their beginning", out->n_truncated,
                out->n, what);
@@ -120,11 +121,17 @@ sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset
                             .lock = -1,
                             .begin = sp_seconds()};
     bool resumed = false;
-    sp_status st = sp_train_options_resolve(&trainer->options, options, sp_dataset_n_rows(train));
+    sp_train_options wanted = *options;
+    size_t n_rows = 0;
+    sp_status st = sp_distill_run_resolve(&n_rows, &wanted, train, eval);
+    if (!st) st = sp_train_options_resolve(&trainer->options, &wanted, n_rows);
     if (!st) st = resolve_task(trainer, &options->task);
     if (!st) st = make_prompt(trainer);
-    if (!st) st = encode_rows(&trainer->train, trainer, train, "training");
+    if (!st && options->teacher_context) st = sp_distill_run_open(trainer);
+    if (!st && train) st = encode_rows(&trainer->train, trainer, train, "training");
     if (!st && eval) st = encode_rows(&trainer->eval, trainer, eval, "evaluation");
+    if (!st && eval) trainer->judged = &trainer->eval;
+    if (!st && trainer->distiller) st = sp_distill_run_take_rows(trainer);
     if (!st) st = take_directory(&resumed, trainer); /* last: what cannot be trained leaves nothing behind */
     return st || !resumed ? st : load_checkpoint(trainer);
 }
@@ -137,7 +144,7 @@ static sp_status open_logs(sp_trainer *t)
     char *events = sp_path_join(t->dir, EVENTS_FILE);
     sp_status st = log && evaluations && events ? SP_OK : SP_ERR_MEMORY;
     if (!st) st = sp_run_log_open(&t->log, log, t->state.log_bytes);
-    if (!st && t->eval_rows) st = sp_run_log_open(&t->evaluations, evaluations, t->state.evaluation_bytes);
+    if (!st && t->judged) st = sp_run_log_open(&t->evaluations, evaluations, t->state.evaluation_bytes);
     if (!st) st = sp_events_open(&t->events, events, t->state.event_bytes, (double)time(NULL));
     free(log);
     free(evaluations);
@@ -148,7 +155,7 @@ static sp_status open_logs(sp_trainer *t)
 sp_status sp_trainer_prepare(sp_trainer *t)
 {
     size_t n_examples = t->options.batch_size * t->options.gradient_accumulation_steps;
-    sp_status st = sp_scorer_create(&t->scorer, t->model);
+    sp_status st = t->distiller ? sp_distill_run_prepare(t) : sp_scorer_create(&t->scorer, t->model);
     if (st) return st;
     t->order = calloc(t->train.n, sizeof *t->order);
     t->items = calloc(n_examples, sizeof *t->items);
@@ -196,6 +203,7 @@ void sp_trainer_clear(sp_trainer *t)
     sp_unlock(t->lock);
     sp_events_close(t->events);
     sp_scorer_free(t->scorer);
+    sp_distiller_free(t->distiller);
     sp_optimizer_free(t->optimizer);
     sp_prompt_free(t->prompt);
     sp_encoded_data_clear(&t->train);

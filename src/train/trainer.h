@@ -2,6 +2,7 @@
 #ifndef SP_TRAIN_TRAINER_H
 #define SP_TRAIN_TRAINER_H
 
+#include "train/distill.h"
 #include "train/encoded.h"
 #include "train/events.h"
 #include "train/optimizer.h"
@@ -12,12 +13,14 @@
 
 typedef struct sp_trainer {
     sp_model *model;
-    const sp_dataset *train_rows, *eval_rows; /* eval_rows may be NULL */
+    const sp_dataset *train_rows, *eval_rows; /* both may be NULL; train_rows only where queries are sampled */
     const char *dir;
     const sp_hooks *hooks;    /* may be NULL */
     sp_train_options options; /* resolved */
     sp_task *task;            /* resolved */
     sp_encoded_data train, eval;
+    const sp_encoded_data *judged; /* what evaluations are of; NULL: there are none */
+    size_t n_front;                /* tokens in front of a row, for which the model's context must have room */
 
     sp_prompt *prompt;
     float *weights, *best, *gradient; /* (n_weights); weights are the prompt's own */
@@ -25,6 +28,7 @@ typedef struct sp_trainer {
     float *d_rows; /* (num_virtual_tokens, width) */
     sp_optimizer_state *optimizer;
     sp_scorer *scorer;
+    sp_distiller *distiller; /* NULL: answers are learnt */
 
     sp_train_state state;
     char owner[SP_SETTINGS_HASH_BYTES];     /* of this run's checkpoints */
