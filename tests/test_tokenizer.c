@@ -258,10 +258,10 @@ static void odd_tokens_do_no_harm(void **state)
 static void the_hash_sees_what_decides_ids(void **state)
 {
     (void)state;
-    uint64_t hashes[7];
+    uint64_t hashes[8];
     for (size_t i = 0; i < ARRAY_LEN(hashes); i++) {
         fixture f;
-        fixture_start_bpe(&f, i == 1 ? "starcoder" : "smollm");
+        fixture_start_bpe(&f, i == 1 ? "gpt-2" : i == 7 ? "starcoder" : "smollm");
         fixture_add(&f, i == 2 ? "ba" : "bc", SP_TOKEN_NORMAL);
         if (i == 3) fixture_merge(&f, "b c");
         if (i == 4) f.types[f.source.n_tokens - 1] = SP_TOKEN_USER_DEFINED;
@@ -274,6 +274,7 @@ static void the_hash_sees_what_decides_ids(void **state)
     for (size_t i = 1; i < 6; i++)
         for (size_t k = 0; k < i; k++) assert_true(hashes[i] != hashes[k]);
     assert_true(hashes[6] == hashes[0]); /* templates may be edited */
+    assert_true(hashes[7] == hashes[0]); /* another name for the same pre-tokeniser */
 }
 
 /* Eight times the text may take eight times the time and a little; were a path quadratic, it would be sixty-four. */

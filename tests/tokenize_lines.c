@@ -1,6 +1,7 @@
-/* tokenize_lines.c: the tokenizer of a GGUF file as a filter, for tests/oracle/tokenizer.py to compare with others.
+/* tokenize_lines.c: the tokenizer of a GGUF file, or of a Hugging Face directory, as a filter, for tests/oracle/tokenizer.py to
+ * compare with others.
  *
- *     tokenize_lines MODEL.gguf FLAGS | roundtrip | chat < RECORDS
+ *     tokenize_lines MODEL FLAGS | roundtrip | chat < RECORDS
  *
  * Numbers are 32 bits, little-endian; a string is its length in bytes and the bytes.
  *   FLAGS      (of sp_tokenize) records are strings; a line of ids each
@@ -13,6 +14,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "text/tokenizer.h"
 
 enum { MAX_MESSAGES = 64 };
@@ -100,16 +102,17 @@ int main(int argc, char **argv)
     sp_gguf *gguf = NULL;
     sp_tokenizer *t = NULL;
     if (argc != 3) {
-        fprintf(stderr, "usage: tokenize_lines MODEL.gguf FLAGS|roundtrip|chat < RECORDS\n");
+        fprintf(stderr, "usage: tokenize_lines MODEL FLAGS|roundtrip|chat < RECORDS\n");
         return 2;
     }
+    bool is_directory = sp_path_is_directory(argv[1]);
     double start = sp_seconds(), opened, loaded;
-    if (sp_gguf_open(&gguf, argv[1])) {
+    if (!is_directory && sp_gguf_open(&gguf, argv[1])) {
         fprintf(stderr, "tokenize_lines: %s\n", sp_message());
         return 1;
     }
     opened = sp_seconds();
-    sp_status st = sp_tokenizer_from_gguf(&t, gguf);
+    sp_status st = is_directory ? sp_tokenizer_from_hf(&t, argv[1]) : sp_tokenizer_from_gguf(&t, gguf);
     loaded = sp_seconds();
     sp_gguf_close(gguf);
     if (st) {

@@ -16,16 +16,13 @@
 
 enum { MAX_JSON_BYTES = 4 << 20 };
 
-sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path)
+static sp_status parse(json_t **out, const char *bytes, size_t n_bytes, const char *path, size_t flags)
 {
     json_error_t error;
-    *out = NULL;
-    if (n_bytes > MAX_JSON_BYTES)
-        return sp_fail(SP_ERR_FORMAT, "%s: %zu bytes of JSON, at most %d are read", path, n_bytes, MAX_JSON_BYTES);
     void *volatile room = malloc(2 * n_bytes + 64); /* a token buffer doubles; volatile: or the compiler leaves both calls out */
     if (!room) return sp_json_fail_no_memory();
     free(room);
-    json_t *value = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *value = json_loadb(bytes, n_bytes, JSON_REJECT_DUPLICATES | flags, &error);
     if (!value && error.line < 1) return sp_json_fail_no_memory(); /* jansson found nothing wrong with the text */
     if (!value) return sp_fail(SP_ERR_FORMAT, "%s:%d:%d: bad JSON: %s", path, error.line, error.column, error.text);
     if (!json_is_object(value)) {
@@ -36,13 +33,26 @@ sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const c
     return SP_OK;
 }
 
+sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path)
+{
+    *out = NULL;
+    if (n_bytes > MAX_JSON_BYTES)
+        return sp_fail(SP_ERR_FORMAT, "%s: %zu bytes of JSON, at most %d are read", path, n_bytes, MAX_JSON_BYTES);
+    return parse(out, bytes, n_bytes, path, 0);
+}
+
 sp_status sp_json_read(json_t **out, const char *path)
+{
+    return sp_json_read_large(out, path, MAX_JSON_BYTES, 0);
+}
+
+sp_status sp_json_read_large(json_t **out, const char *path, size_t max_bytes, size_t flags)
 {
     char *bytes;
     size_t n_bytes;
     *out = NULL;
-    sp_status st = sp_read_file(&bytes, &n_bytes, path, MAX_JSON_BYTES);
-    if (!st) st = sp_json_parse(out, bytes, n_bytes, path);
+    sp_status st = sp_read_file(&bytes, &n_bytes, path, max_bytes);
+    if (!st) st = parse(out, bytes, n_bytes, path, flags);
     free(bytes);
     return st;
 }

@@ -12,6 +12,10 @@
 sp_status sp_json_parse(json_t **out, const char *bytes, size_t n_bytes, const char *path);
 sp_status sp_json_read(json_t **out, const char *path);
 
+/* The same for files that may be larger, at most max_bytes, or hold integers beyond 64 bits: JSON_DECODE_INT_AS_REAL among
+ * jansson's `flags` makes every integer a real number. */
+sp_status sp_json_read_large(json_t **out, const char *path, size_t max_bytes, size_t flags);
+
 /* `value` as text with jansson's flags; *out is freed with free. Not json_dumps: that loses text where memory runs out. */
 sp_status sp_json_dump(char **out, const json_t *value, size_t flags);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 #include <xxhash.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 #include "text/unicode.h"
 
@@ -21,7 +22,7 @@ static bool is_own_letter(unsigned byte)
 }
 
 /* The letter of a byte as UTF-8: 1 or 2 bytes. The others are 0x00-0x20, 0x7f-0xa0 and 0xad. */
-static size_t letter_of_byte(char out[2], unsigned char byte)
+size_t sp_bpe_letter(char out[2], unsigned char byte)
 {
     unsigned letter = byte;
     if (!is_own_letter(byte)) letter = 0x100 + (byte <= 0x20 ? byte : byte == 0xad ? 67u : byte - 0x7fu + 33);
@@ -64,7 +65,7 @@ int32_t sp_bpe_find(const sp_vocabulary *vocabulary, const char *piece, size_t n
     char letters[1024];
     size_t n = 0;
     if (n_bytes > sizeof letters / 2) return -1; /* no vocabulary has a longer word */
-    for (size_t i = 0; i < n_bytes; i++) n += letter_of_byte(letters + n, (unsigned char)piece[i]);
+    for (size_t i = 0; i < n_bytes; i++) n += sp_bpe_letter(letters + n, (unsigned char)piece[i]);
     int32_t token = sp_vocabulary_find(vocabulary, letters, n);
     return token >= 0 && sp_vocabulary_is_special(vocabulary, token) ? -1 : token;
 }
@@ -83,62 +84,74 @@ static rule *find_rule(const sp_bpe *bpe, uint64_t pair)
     return &bpe->rules[i];
 }
 
-static sp_status fail_merge(const char *where, size_t index, sp_string merge, const char *what)
+typedef struct merge {
+    sp_string left, right;
+} merge;
+
+static sp_status fail_merge(const char *where, size_t index, merge m, const char *what)
 {
-    return sp_fail(SP_ERR_FORMAT, "%s: merge %zu \"%.*s\" %s; convert the model again", where, index,
-                   (int)(merge.n_bytes < 64 ? merge.n_bytes : 64), merge.bytes, what);
+    return sp_fail(SP_ERR_FORMAT, "%s: merge %zu \"%.*s %.*s\" %s; fetch or convert the model again", where, index,
+                   (int)(m.left.n_bytes < 64 ? m.left.n_bytes : 64), m.left.bytes,
+                   (int)(m.right.n_bytes < 64 ? m.right.n_bytes : 64), m.right.bytes, what);
 }
 
-/* "ab c" -> tokens of "ab", "c" and "abc". `joined` holds at least the merge's bytes. */
-static sp_status read_merge(int32_t tokens[3], char *joined, const char *where, const sp_vocabulary *vocabulary, sp_string merge,
+/* "ab c" -> "ab", "c"; without a space, the right part is empty. */
+static merge split_merge(sp_string s)
+{
+    const char *space = s.n_bytes > 2 ? memchr(s.bytes + 1, ' ', s.n_bytes - 2) : NULL;
+    size_t n_left = space ? (size_t)(space - s.bytes) : s.n_bytes;
+    return (merge){{s.bytes, n_left}, {space ? space + 1 : "", space ? s.n_bytes - n_left - 1 : 0}};
+}
+
+/* Tokens of "ab", "c" and "abc". `joined` holds at least the merge's bytes. */
+static sp_status read_merge(int32_t tokens[3], char *joined, const char *where, const sp_vocabulary *vocabulary, merge m,
                             size_t index)
 {
-    const char *space = merge.n_bytes > 2 ? memchr(merge.bytes + 1, ' ', merge.n_bytes - 2) : NULL;
-    if (!space) return fail_merge(where, index, merge, "is no pair of tokens");
-    size_t n_left = (size_t)(space - merge.bytes), n_right = merge.n_bytes - n_left - 1;
-    memcpy(joined, merge.bytes, n_left);
-    memcpy(joined + n_left, space + 1, n_right);
-    tokens[0] = sp_vocabulary_find(vocabulary, joined, n_left);
-    tokens[1] = sp_vocabulary_find(vocabulary, joined + n_left, n_right);
-    tokens[2] = sp_vocabulary_find(vocabulary, joined, n_left + n_right);
-    if (tokens[0] < 0 || tokens[1] < 0) return fail_merge(where, index, merge, "has a part that is no token");
-    if (tokens[2] < 0) return fail_merge(where, index, merge, "makes a string that is no token");
+    if (m.left.n_bytes == 0 || m.right.n_bytes == 0) return fail_merge(where, index, m, "is no pair of tokens");
+    memcpy(joined, m.left.bytes, m.left.n_bytes);
+    memcpy(joined + m.left.n_bytes, m.right.bytes, m.right.n_bytes);
+    tokens[0] = sp_vocabulary_find(vocabulary, joined, m.left.n_bytes);
+    tokens[1] = sp_vocabulary_find(vocabulary, joined + m.left.n_bytes, m.right.n_bytes);
+    tokens[2] = sp_vocabulary_find(vocabulary, joined, m.left.n_bytes + m.right.n_bytes);
+    if (tokens[0] < 0 || tokens[1] < 0) return fail_merge(where, index, m, "has a part that is no token");
+    if (tokens[2] < 0) return fail_merge(where, index, m, "makes a string that is no token");
     return SP_OK;
 }
 
 static sp_status add_merges(sp_bpe *bpe, char *joined, const char *where, const sp_vocabulary *vocabulary, const sp_string *merges,
-                            size_t n_merges)
+                            const sp_string *rights, size_t n_merges)
 {
     for (size_t i = 0; i < n_merges; i++) {
         int32_t tokens[3];
-        sp_status st = read_merge(tokens, joined, where, vocabulary, merges[i], i);
+        merge m = rights ? (merge){merges[i], rights[i]} : split_merge(merges[i]);
+        sp_status st = read_merge(tokens, joined, where, vocabulary, m, i);
         if (st) return st;
         rule *r = find_rule(bpe, pair_of(tokens[0], tokens[1]));
-        if (r->pair) return fail_merge(where, i, merges[i], "is there twice");
+        if (r->pair) return fail_merge(where, i, m, "is there twice");
         *r = (rule){pair_of(tokens[0], tokens[1]), {(uint32_t)i, tokens[2]}};
         bpe->hash = XXH3_64bits_withSeed(tokens, sizeof tokens, bpe->hash);
     }
     return SP_OK;
 }
 
-sp_status sp_bpe_create(sp_bpe *out, const char *where, const sp_vocabulary *vocabulary, const sp_string *merges, size_t n_merges)
+sp_status sp_bpe_create(sp_bpe *out, const char *where, const sp_vocabulary *vocabulary, const sp_string *merges,
+                        const sp_string *rights, size_t n_merges)
 {
     size_t n_slots = 16, longest = 1;
     *out = (sp_bpe){0};
     if (n_merges > INT32_MAX / 4)
         return sp_fail(SP_ERR_FORMAT, "%s: %zu merges; at most %d are possible", where, n_merges, INT32_MAX / 4);
     while (n_slots < 2 * n_merges) n_slots *= 2;
-    for (size_t i = 0; i < n_merges; i++)
-        if (merges[i].n_bytes > longest) longest = merges[i].n_bytes;
+    for (size_t i = 0; i < n_merges; i++) longest = sp_larger(longest, merges[i].n_bytes + (rights ? rights[i].n_bytes : 0));
     out->rule_mask = n_slots - 1;
     out->rules = calloc(n_slots, sizeof *out->rules);
     char *joined = malloc(longest);
-    sp_status st = out->rules && joined ? add_merges(out, joined, where, vocabulary, merges, n_merges)
+    sp_status st = out->rules && joined ? add_merges(out, joined, where, vocabulary, merges, rights, n_merges)
                                         : sp_fail_no_memory(n_slots * sizeof *out->rules + longest);
     free(joined);
     for (unsigned byte = 0; byte < 256; byte++) {
         char letter[2];
-        out->byte_tokens[byte] = sp_vocabulary_find(vocabulary, letter, letter_of_byte(letter, (unsigned char)byte));
+        out->byte_tokens[byte] = sp_vocabulary_find(vocabulary, letter, sp_bpe_letter(letter, (unsigned char)byte));
     }
     if (st) sp_bpe_clear(out);
     return st;
@@ -158,6 +171,11 @@ static bool find_merge(sp_merge *out, const void *rules, const char *text, const
     return r->pair != 0;
 }
 
+void sp_bpe_run(sp_merger *merger, const sp_bpe *bpe, const char *text)
+{
+    sp_merger_run(merger, find_merge, bpe, text);
+}
+
 sp_status sp_bpe_merge(sp_merger *merger, const sp_bpe *bpe, const char *piece, size_t n_bytes)
 {
     sp_status st = sp_merger_start(merger, n_bytes);
@@ -166,6 +184,6 @@ sp_status sp_bpe_merge(sp_merger *merger, const sp_bpe *bpe, const char *piece, 
         int32_t token = bpe->byte_tokens[(unsigned char)piece[i]];
         if (token >= 0) sp_merger_add(merger, i, 1, token);
     }
-    sp_merger_run(merger, find_merge, bpe, piece);
+    sp_bpe_run(merger, bpe, piece);
     return SP_OK;
 }

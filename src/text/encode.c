@@ -1,12 +1,14 @@
 /* encode.c: text -> tokens.
  *
- *   text --added tokens cut out--> fragments --(form C | U+2581 for spaces)--> pieces or words --merging--> tokens
+ *   text --added tokens cut out--> fragments --(form C | U+2581 for spaces)--late added tokens cut out-->
+ *        segments --> pieces or words --merging--> tokens
  *
  * Everything is done in one pass from left to right, so a cursor is enough to know the region that a token starts in.
  * Cost: O(n log n) in the longest piece. */
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 #include "text/compose.h"
 #include "text/internal.h"
@@ -22,9 +24,12 @@ typedef struct encoder {
     size_t n_tokens, capacity;
     sp_merger merger;
     sp_buffer rewritten;  /* the fragment as its normaliser leaves it */
-    const char *fragment; /* what is cut into pieces: a part of the text, or `rewritten` */
-    size_t at, text_at;   /* two places that belong together: in `fragment`, in the text */
-    size_t fragment_end;  /* in the text */
+    sp_buffer prefixed;   /* a segment of it behind a U+2581 */
+    const char *fragment; /* what is cut into segments: a part of the text, or `rewritten` */
+    size_t n_fragment;
+    size_t at, text_at;  /* two places that belong together: in `fragment`, in the text */
+    size_t fragment_end; /* in the text */
+    size_t segment;      /* where the present one begins in `fragment` */
 } encoder;
 
 static sp_status grow(encoder *e)
@@ -50,10 +55,68 @@ static sp_status add_token(encoder *e, int32_t token, size_t text_start)
     return SP_OK;
 }
 
+/* ---- added tokens -------------------------------------------------------------------------------------------------------- */
+
+typedef sp_status encode_fn(encoder *e, size_t start, size_t end);
+typedef size_t place_fn(encoder *e, size_t offset);
+
+static size_t skip_space(const char *text, size_t i, size_t n_bytes)
+{
+    while (i < n_bytes && sp_utf8_is_space(text + i)) i += sp_utf8_length(text[i]);
+    return i;
+}
+
+/* Where the white space in front of text[i] begins, not before `start`. */
+static size_t unskip_space(const char *text, size_t i, size_t start)
+{
+    while (i > start) {
+        size_t before = i - 1;
+        while (before > start && ((unsigned char)text[before] & 0xc0) == 0x80) before--;
+        if (!sp_utf8_is_space(text + before)) break;
+        i = before;
+    }
+    return i;
+}
+
+/* Cuts text[0, n_bytes) at `added`; what lies between goes to `encode`. As Hugging Face does it: where a special token may not be
+ * one, its string is passed over whole, no shorter token inside it; and white space that a token took may still be a token, but for
+ * one that would take it in turn. */
+static sp_status cut_added(encoder *e, const sp_added_tokens *added, const char *text, size_t n_bytes, place_fn *place,
+                           encode_fn *encode)
+{
+    const sp_vocabulary *v = &e->tokenizer->vocabulary;
+    const sp_text_region *region = e->region;
+    size_t start = 0;
+    sp_status st = SP_OK;
+    for (size_t i = 0, end; i < n_bytes && !st; i = end) {
+        int32_t token = added->starts[(unsigned char)text[i]] ? sp_vocabulary_match_added(v, added, text + i, n_bytes - i) : -1;
+        end = i + (token < 0 ? 1 : sp_vocabulary_string(v, token).n_bytes);
+        if (token < 0) continue;
+        if (sp_vocabulary_is_special(v, token)) {
+            size_t first = place(e, i), last = place(e, end);
+            while (region < e->last_region && region->end <= first) region++;
+            if (!region->special || last > region->end) continue;
+        }
+        size_t left = v->flags[token] & SP_ADDED_LSTRIP ? sp_larger(unskip_space(text, i, sp_smaller(start, i)), start) : i;
+        if (left > start) st = encode(e, start, left);
+        if (!st && left < end) st = add_token(e, token, place(e, left)); /* else the token before took it, as white space */
+        start = v->flags[token] & SP_ADDED_RSTRIP ? skip_space(text, end, n_bytes) : end;
+    }
+    return st || start >= n_bytes ? st : encode(e, start, n_bytes);
+}
+
+/* The fragment is there: the late added tokens are cut out of it. */
+static sp_status encode_segments(encoder *e, place_fn *place, encode_fn *encode)
+{
+    const sp_added_tokens *late = &e->tokenizer->vocabulary.late;
+    if (late->n == 0) return e->n_fragment ? encode(e, 0, e->n_fragment) : SP_OK;
+    return cut_added(e, late, e->fragment, e->n_fragment, place, encode);
+}
+
 /* ---- byte-level BPE ------------------------------------------------------------------------------------------------------ */
 
 /* Form C may move what follows by some bytes: a token's place is then only known to lie in its fragment. */
-static size_t place_in_text(const encoder *e, size_t offset)
+static size_t place_in_text(encoder *e, size_t offset)
 {
     size_t place = e->text_at + offset;
     return place < e->fragment_end ? place : e->fragment_end - 1;
@@ -63,6 +126,7 @@ static sp_status encode_piece(void *user, size_t start, size_t n_bytes)
 {
     encoder *e = user;
     const sp_tokenizer *t = e->tokenizer;
+    start += e->segment;
     if (sp_splitter_ignores_merges(t->splitter)) {
         int32_t whole = sp_bpe_find(&t->vocabulary, e->fragment + start, n_bytes);
         if (whole >= 0) return add_token(e, whole, place_in_text(e, start));
@@ -81,25 +145,30 @@ static bool is_ascii(const char *text, size_t n_bytes)
     return true;
 }
 
+static sp_status encode_pieces(encoder *e, size_t start, size_t end)
+{
+    e->segment = start;
+    return sp_splitter_split(e->tokenizer->splitter, e->fragment + start, end - start, encode_piece, e);
+}
+
 static sp_status encode_bpe(encoder *e, size_t start, size_t n_bytes)
 {
-    const sp_splitter *splitter = e->tokenizer->splitter;
+    char *composed = NULL;
     e->fragment = e->text + start;
+    e->n_fragment = n_bytes;
     e->text_at = start;
     e->fragment_end = start + n_bytes;
-    if (!sp_splitter_normalises(splitter) || is_ascii(e->fragment, n_bytes))
-        return sp_splitter_split(splitter, e->fragment, n_bytes, encode_piece, e);
-    char *composed;
-    size_t n;
-    sp_status st = sp_compose(&composed, &n, e->fragment, n_bytes);
-    if (st) return st;
-    e->fragment = composed;
-    st = sp_splitter_split(splitter, composed, n, encode_piece, e);
+    if (sp_splitter_normalises(e->tokenizer->splitter) && !is_ascii(e->fragment, n_bytes)) {
+        sp_status st = sp_compose(&composed, &e->n_fragment, e->fragment, n_bytes);
+        if (st) return st;
+        e->fragment = composed;
+    }
+    sp_status st = encode_segments(e, place_in_text, encode_pieces);
     free(composed);
     return st;
 }
 
-/* ---- SentencePiece ------------------------------------------------------------------------------------------------------- */
+/* ---- characters ------------------------------------------------------------------------------------------------------------ */
 
 /* A place in the rewritten fragment -> the place in the text. A space there is a mark here, and a prefix has no place. */
 static size_t follow_to_text(encoder *e, size_t offset)
@@ -111,6 +180,15 @@ static size_t follow_to_text(encoder *e, size_t offset)
         e->text_at += length;
     }
     return e->text_at;
+}
+
+/* The same without moving on. */
+static size_t look_in_text(encoder *e, size_t offset)
+{
+    size_t at = e->at, text_at = e->text_at, place = follow_to_text(e, offset);
+    e->at = at;
+    e->text_at = text_at;
+    return place;
 }
 
 static sp_status rewrite_spaces(encoder *e, size_t start, size_t n_bytes, bool prefix)
@@ -127,6 +205,7 @@ static sp_status rewrite_spaces(encoder *e, size_t start, size_t n_bytes, bool p
         from = space ? space + 1 : end;
     }
     e->fragment = e->rewritten.bytes;
+    e->n_fragment = e->rewritten.n_bytes;
     return st;
 }
 
@@ -142,60 +221,73 @@ static sp_status spell(encoder *e, const char *character, size_t n_bytes, size_t
     return add_token(e, spm->unknown, place);
 }
 
-static sp_status encode_word(encoder *e, size_t start, size_t n_bytes)
+/* A word of `text`, which is the fragment from e->segment on, behind `n_prefix` bytes that the fragment does not have. */
+static sp_status encode_word(encoder *e, const char *text, size_t n_prefix, size_t start, size_t n_bytes)
 {
-    sp_status st = sp_spm_merge(&e->merger, &e->tokenizer->spm, e->fragment + start, n_bytes);
+    sp_status st = sp_spm_merge(&e->merger, &e->tokenizer->spm, text + start, n_bytes);
     const sp_symbol *symbols = e->merger.symbols;
     for (uint32_t i = e->merger.n_symbols ? 0 : SP_NO_SYMBOL; i != SP_NO_SYMBOL && !st; i = symbols[i].next) {
-        size_t offset = start + symbols[i].start, place = follow_to_text(e, offset);
+        size_t offset = start + symbols[i].start;
+        size_t place = follow_to_text(e, e->segment + (offset < n_prefix ? 0 : offset - n_prefix));
         if (symbols[i].token >= 0)
             st = add_token(e, symbols[i].token, place);
         else
-            st = spell(e, e->fragment + offset, symbols[i].n_bytes, place);
+            st = spell(e, text + offset, symbols[i].n_bytes, place);
+    }
+    return st;
+}
+
+static bool wants_prefix(encoder *e, size_t start)
+{
+    sp_space_prefix when = e->tokenizer->space_prefix;
+    size_t n_mark = sizeof SP_SPACE_MARK - 1;
+    if (when != SP_PREFIX_UNLESS && (when != SP_PREFIX_FIRST || look_in_text(e, start) != 0)) return false;
+    return e->n_fragment - start < n_mark || memcmp(e->fragment + start, SP_SPACE_MARK, n_mark) != 0;
+}
+
+static sp_status encode_words(encoder *e, size_t start, size_t end)
+{
+    const char *text = e->fragment + start;
+    size_t n_bytes = end - start, n_prefix = 0;
+    sp_status st = SP_OK;
+    if (wants_prefix(e, start)) {
+        sp_buffer_clear(&e->prefixed);
+        if ((st = sp_buffer_add_string(&e->prefixed, SP_SPACE_MARK)) || (st = sp_buffer_add(&e->prefixed, text, n_bytes)))
+            return st;
+        n_prefix = e->prefixed.n_bytes - n_bytes;
+        text = e->prefixed.bytes;
+        n_bytes = e->prefixed.n_bytes;
+    }
+    e->segment = start;
+    for (size_t i = 0, n; i < n_bytes && !st; i += n) {
+        n = sp_spm_next_word(&e->tokenizer->spm, text + i, n_bytes - i);
+        st = encode_word(e, text, n_prefix, i, n);
     }
     return st;
 }
 
 static sp_status encode_spm(encoder *e, size_t start, size_t n_bytes)
 {
-    sp_status st = rewrite_spaces(e, start, n_bytes, e->tokenizer->adds_space_prefix);
-    for (size_t i = 0, n; i < e->rewritten.n_bytes && !st; i += n) {
-        n = sp_spm_next_word(&e->tokenizer->spm, e->fragment + i, e->rewritten.n_bytes - i);
-        st = encode_word(e, i, n);
-    }
-    return st;
+    sp_status st = rewrite_spaces(e, start, n_bytes, e->tokenizer->space_prefix == SP_PREFIX_ALWAYS);
+    return st ? st : encode_segments(e, look_in_text, encode_words);
 }
 
-/* ---- added tokens -------------------------------------------------------------------------------------------------------- */
+/* ---- the text ------------------------------------------------------------------------------------------------------------- */
+
+static size_t same_place(encoder *e, size_t offset)
+{
+    (void)e;
+    return offset;
+}
 
 static sp_status encode_fragment(encoder *e, size_t start, size_t end)
 {
-    if (start == end) return SP_OK;
     return e->tokenizer->splitter ? encode_bpe(e, start, end - start) : encode_spm(e, start, end - start);
 }
 
-/* Where a special token may not be one, its string is passed over whole, as Hugging Face does: no shorter token inside it. */
 static sp_status encode_text(encoder *e)
 {
-    const sp_vocabulary *v = &e->tokenizer->vocabulary;
-    const sp_text_region *region = e->region;
-    size_t n_bytes = e->last_region->end, start = 0;
-    sp_status st = SP_OK;
-    for (size_t i = 0; i < n_bytes && !st;) {
-        int32_t token = v->starts_added[(unsigned char)e->text[i]] ? sp_vocabulary_match_added(v, e->text + i, n_bytes - i) : -1;
-        if (token < 0) {
-            i++;
-            continue;
-        }
-        size_t end = i + sp_vocabulary_string(v, token).n_bytes;
-        while (region->end <= i) region++;
-        if (!sp_vocabulary_is_special(v, token) || (region->special && end <= region->end)) {
-            if ((st = encode_fragment(e, start, i)) || (st = add_token(e, token, i))) return st;
-            start = end;
-        }
-        i = end;
-    }
-    return st ? st : encode_fragment(e, start, n_bytes);
+    return cut_added(e, &e->tokenizer->vocabulary.added, e->text, e->last_region->end, same_place, encode_fragment);
 }
 
 sp_status sp_tokenizer_encode(int32_t **tokens, uint8_t **answer, size_t *n, const sp_tokenizer *tokenizer, const char *text,
@@ -209,6 +301,7 @@ sp_status sp_tokenizer_encode(int32_t **tokens, uint8_t **answer, size_t *n, con
     if (!st) st = encode_text(&e);
     sp_merger_free(&e.merger);
     sp_buffer_free(&e.rewritten);
+    sp_buffer_free(&e.prefixed);
     if (st || !answer)
         free(e.answer);
     else

@@ -1,83 +1,46 @@
 /* splitter.c: the patterns of the families, run by PCRE2's JIT.
  *
- * A pre-tokeniser is one to three stages. Each cuts what the stage before left: a match is a piece, and so is what lies
- * between two matches. The next stage sees a piece as a text of its own, so that a lookahead ends where the piece does:
- * in "a  1", digits are cut out first, and the two spaces stay together, for nothing follows them any more.
+ * A pre-tokeniser is a few stages. Each cuts what the stage before left: a match is a piece, and so is what lies between two
+ * matches. The next stage sees a piece as a text of its own, so that a lookahead ends where the piece does: in "a  1", digits are
+ * cut out first, and the two spaces stay together, for nothing follows them any more.
  *
- * Two things are spelt out that the originals leave to their engine. \s is Unicode's White_Space (PCRE2 adds U+180E).
- * Letters, numbers, marks and symbols that Unicode 15 and 16 brought are listed, as Hugging Face's engine knows them and the PCRE2
- * of a stable distribution does not; with a newer PCRE2 the lists repeat what it knows.
+ * The families' patterns stand here as their tokenizer.json files have them; pattern.c says what they mean to PCRE2.
  *
- * Cost: one JIT match a piece. No pattern has nested repeats, so none is worse than linear in the run it looks at. */
+ * Cost: one match a piece. No pattern of a family has nested repeats, so none is worse than linear in the run it looks at; those of
+ * files are given a number of steps. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include "text/splitter.h"
 
 #include <pcre2.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/buffer.h"
 #include "base/status.h"
-
-#define SPACE "\\x{09}-\\x{0d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}\\x{205f}\\x{3000}"
-#define NEW_LETTERS                                                                                                                \
-    "\\x{1c89}\\x{1c8a}\\x{a7cb}-\\x{a7cd}\\x{a7da}-\\x{a7dc}\\x{105c0}-\\x{105f3}\\x{10d4a}-\\x{10d65}\\x{10d6f}-\\x{10d85}"      \
-    "\\x{10ec2}-\\x{10ec4}\\x{1123f}\\x{11240}\\x{11380}-\\x{11389}\\x{1138b}\\x{1138e}\\x{11390}-\\x{113b5}\\x{113b7}\\x{113d1}"  \
-    "\\x{113d3}\\x{11bc0}-\\x{11be0}\\x{11f02}\\x{11f04}-\\x{11f10}\\x{11f12}-\\x{11f33}\\x{1342f}\\x{13441}-\\x{13446}"           \
-    "\\x{13460}-\\x{143fa}\\x{16100}-\\x{1611d}\\x{16d40}-\\x{16d6c}\\x{18cff}\\x{1b132}\\x{1b155}\\x{1df25}-\\x{1df2a}"           \
-    "\\x{1e030}-\\x{1e06d}\\x{1e4d0}-\\x{1e4eb}\\x{1e5d0}-\\x{1e5ed}\\x{1e5f0}\\x{2b739}\\x{2ebf0}-\\x{2ee5d}\\x{31350}-\\x{"      \
-    "323af}"
-#define NEW_NUMBERS                                                                                                                \
-    "\\x{10d40}-\\x{10d49}\\x{116d0}-\\x{116e3}\\x{11bf0}-\\x{11bf9}\\x{11f50}-\\x{11f59}\\x{16130}-\\x{16139}"                    \
-    "\\x{16d70}-\\x{16d79}\\x{1ccf0}-\\x{1ccf9}\\x{1d2c0}-\\x{1d2d3}\\x{1e4f0}-\\x{1e4f9}\\x{1e5f1}-\\x{1e5fa}"
-#define NEW_MARKS                                                                                                                  \
-    "\\x{897}\\x{cf3}\\x{ece}\\x{10d69}-\\x{10d6d}\\x{10efc}-\\x{10eff}\\x{11241}\\x{113b8}-\\x{113c0}\\x{113c2}\\x{113c5}"        \
-    "\\x{113c7}-\\x{113ca}\\x{113cc}-\\x{113d0}\\x{113d2}\\x{113e1}\\x{113e2}\\x{11f00}\\x{11f01}\\x{11f03}\\x{11f34}-\\x{11f3a}"  \
-    "\\x{11f3e}-\\x{11f42}\\x{11f5a}\\x{13440}\\x{13447}-\\x{13455}\\x{1611e}-\\x{1612f}\\x{1e08f}\\x{1e4ec}-\\x{1e4ef}"           \
-    "\\x{1e5ee}\\x{1e5ef}"
-#define NEW_PUNCTUATION                                                                                                            \
-    "\\x{1b4e}-\\x{1b4f}\\x{1b7f}\\x{10d6e}\\x{113d4}-\\x{113d5}\\x{113d7}-\\x{113d8}\\x{11b00}-\\x{11b09}\\x{11be1}"              \
-    "\\x{11f43}-\\x{11f4f}\\x{16d6d}-\\x{16d6f}\\x{1e5ff}\\x{2427}-\\x{2429}\\x{2ffc}-\\x{2fff}\\x{31e4}-\\x{31e5}\\x{31ef}"       \
-    "\\x{10d8e}-\\x{10d8f}\\x{1cc00}-\\x{1ccef}\\x{1cd00}-\\x{1ceb3}\\x{1f6dc}\\x{1f774}-\\x{1f776}\\x{1f77b}-\\x{1f77f}"          \
-    "\\x{1f7d9}\\x{1f8b2}-\\x{1f8bb}\\x{1f8c0}-\\x{1f8c1}\\x{1fa75}-\\x{1fa77}\\x{1fa87}-\\x{1fa89}\\x{1fa8f}"                     \
-    "\\x{1faad}-\\x{1faaf}\\x{1fabb}-\\x{1fabf}\\x{1fac6}\\x{1face}-\\x{1facf}\\x{1fada}-\\x{1fadc}\\x{1fadf}"                     \
-    "\\x{1fae8}-\\x{1fae9}\\x{1faf7}-\\x{1faf8}\\x{1fbcb}-\\x{1fbef}"
-
-/* Inside a class. */
-#define LETTER "\\p{L}" NEW_LETTERS
-#define NUMBER "\\p{N}" NEW_NUMBERS
-#define MARK "\\p{M}" NEW_MARKS
-#define PUNCTUATION "\\p{P}\\p{S}" NEW_PUNCTUATION
-#define UPPER "\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
-#define LOWER "\\p{Ll}\\p{Lm}\\p{Lo}" NEW_LETTERS MARK
+#include "text/pattern.h"
 
 #define CONTRACTION "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define SPACES_BUT_LAST "[" SPACE "]+(?![^" SPACE "])"
-#define LINE_ENDS "[" SPACE "]*[\\r\\n]+"
-#define ANY_SPACES "[" SPACE "]+"
-#define BEFORE_WORD "[^\\r\\n" LETTER NUMBER "]?"
-#define SYMBOLS " ?[^" SPACE LETTER NUMBER "]+"
-
-#define DIGIT "[" NUMBER "]"
-#define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?[" LETTER "]+| ?[" NUMBER "]+|" SYMBOLS "|" SPACES_BUT_LAST "|" ANY_SPACES
-#define CL100K(digits)                                                                                                             \
-    CONTRACTION "|" BEFORE_WORD "[" LETTER "]+|[" NUMBER "]" digits "|" SYMBOLS "[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST         \
-                "|" ANY_SPACES
-#define QWEN35                                                                                                                     \
-    CONTRACTION "|" BEFORE_WORD "[" LETTER MARK "]+|[" NUMBER "]| ?[^" SPACE LETTER MARK NUMBER "]+[\\r\\n]*|" LINE_ENDS           \
-                "|" SPACES_BUT_LAST "|" ANY_SPACES
+#define LAST_SPACES "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define GPT2 SP_GPT2_PATTERN
+#define CL100K(digits) CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|" LAST_SPACES
+#define QWEN35 CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" LAST_SPACES
+#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
+#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 #define CASED(contraction, digits)                                                                                                 \
-    BEFORE_WORD "[" UPPER "]*[" LOWER "]+" contraction "|" BEFORE_WORD "[" UPPER "]+[" LOWER "]*" contraction "|[" NUMBER          \
-                "]" digits "|" SYMBOLS "[\\r\\n/]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
+    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER "*" contraction             \
+    "|\\p{N}" digits "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|" LAST_SPACES
 #define DEEPSEEK                                                                                                                   \
-    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n" LETTER PUNCTUATION "]?[" LETTER MARK "]+"                     \
-    "| ?[" PUNCTUATION "]+[\\r\\n]*|" LINE_ENDS "|" SPACES_BUT_LAST "|" ANY_SPACES
-#define CHINESE_JAPANESE "[\\x{4e00}-\\x{9fa5}\\x{3040}-\\x{309f}\\x{30a0}-\\x{30ff}]+"
+    "[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+"                            \
+    "| ?[\\p{P}\\p{S}]+[\\r\\n]*|" LAST_SPACES
+#define CHINESE_JAPANESE "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+#define DIGIT "\\p{N}"
 
-enum { MAX_STAGES = 3 };
+enum { MAX_FAMILY_STAGES = 3 };
 
 typedef struct family {
-    const char *name, *stages[MAX_STAGES];
+    const char *name, *stages[MAX_FAMILY_STAGES];
     bool normalises, ignores_merges, adds_bos;
 } family;
 
@@ -98,13 +61,18 @@ static const family families[] = {
     {"tekken", {CASED("", "")}, false, true, true},
     {"gpt-4o", {CASED(CONTRACTION "?", "{1,3}")}, false, false, false},
     {"llama4", {CASED(CONTRACTION "?", "{1,3}")}, false, false, false},
-    {"deepseek-v3", {"[" NUMBER "]{1,3}", CHINESE_JAPANESE, DEEPSEEK}, false, false, false},
+    {"deepseek-v3", {"\\p{N}{1,3}", CHINESE_JAPANESE, DEEPSEEK}, false, false, false},
 };
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
 struct sp_splitter {
-    const family *family;
-    pcre2_code *stages[MAX_STAGES]; /* NULL behind the last */
+    const char *name;
+    uint64_t hash;
+    bool normalises, ignores_merges, adds_bos;
+    bool is_limited; /* patterns of a file may be a danger, a family's are none */
+    size_t n_stages;
+    pcre2_code *stages[SP_MAX_SPLIT_STAGES];
+    bool drops_gaps[SP_MAX_SPLIT_STAGES];
     pcre2_match_context *limits;
 };
 
@@ -120,39 +88,102 @@ static sp_status fail_unknown(const char *where, const char *name, size_t n_name
     return st;
 }
 
-static sp_status compile(pcre2_code **out, const char *pattern)
+/* ---- families ------------------------------------------------------------------------------------------------------------- */
+
+static size_t n_family_stages(const family *f)
 {
-    int error;
+    size_t n = 0;
+    while (n < MAX_FAMILY_STAGES && f->stages[n]) n++;
+    return n;
+}
+
+static bool does_the_same(const family *f, const sp_split_stage *stages, size_t n_stages, bool normalises, bool ignores_merges)
+{
+    bool same = n_family_stages(f) == n_stages && f->normalises == normalises && f->ignores_merges == ignores_merges;
+    for (size_t i = 0; i < n_stages && same; i++)
+        same = !stages[i].drops_gaps && strlen(f->stages[i]) == stages[i].pattern.n_bytes &&
+               memcmp(f->stages[i], stages[i].pattern.bytes, stages[i].pattern.n_bytes) == 0;
+    return same;
+}
+
+static const family *find_family(const sp_split_stage *stages, size_t n_stages, bool normalises, bool ignores_merges)
+{
+    for (size_t i = 0; i < N_FAMILIES; i++)
+        if (does_the_same(&families[i], stages, n_stages, normalises, ignores_merges)) return &families[i];
+    return NULL;
+}
+
+/* ---- building ------------------------------------------------------------------------------------------------------------- */
+
+/* A family's hash is that of "bpe/" and the name of the first family that does the same. */
+static uint64_t hash_of(const sp_split_stage *stages, size_t n_stages, bool normalises, bool ignores_merges)
+{
+    const family *f = find_family(stages, n_stages, normalises, ignores_merges);
+    char name[32];
+    if (f) return XXH3_64bits(name, (size_t)snprintf(name, sizeof name, "bpe/%s", f->name));
+    unsigned char flags[2] = {normalises, ignores_merges};
+    uint64_t hash = XXH3_64bits(flags, sizeof flags);
+    for (size_t i = 0; i < n_stages; i++) {
+        hash = XXH3_64bits_withSeed(&stages[i].drops_gaps, sizeof stages[i].drops_gaps, hash);
+        hash = XXH3_64bits_withSeed(stages[i].pattern.bytes, stages[i].pattern.n_bytes, hash);
+    }
+    return hash;
+}
+
+static sp_status fail_pattern(const char *where, sp_string pattern, const char *what)
+{
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s: the pre-tokenizer's pattern \"%.*s\" %s", where,
+                   (int)(pattern.n_bytes < 64 ? pattern.n_bytes : 64), pattern.bytes, what);
+}
+
+static sp_status compile(pcre2_code **out, const char *where, sp_string pattern)
+{
+    sp_buffer translated = {0};
+    int error = 0;
     PCRE2_SIZE offset;
-    *out = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF, &error, &offset, NULL);
-    if (!*out) return sp_fail_no_memory(strlen(pattern)); /* the patterns are our own and tested: nothing else is left */
-    pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE);          /* where there is no JIT, matching is only slower */
+    uint32_t matches_nothing = 0;
+    sp_status st = sp_pattern_translate(&translated, where, pattern);
+    if (!st) *out = pcre2_compile((PCRE2_SPTR)translated.bytes, translated.n_bytes, PCRE2_UTF, &error, &offset, NULL);
+    sp_buffer_free(&translated);
+    if (st) return st;
+    if (!*out && error == PCRE2_ERROR_HEAP_FAILED) return sp_fail_no_memory(pattern.n_bytes);
+    if (!*out) {
+        PCRE2_UCHAR message[128];
+        char what[200];
+        pcre2_get_error_message(error, message, sizeof message);
+        snprintf(what, sizeof what, "cannot be used: %s", (const char *)message);
+        return fail_pattern(where, pattern, what);
+    }
+    pcre2_pattern_info(*out, PCRE2_INFO_MATCHEMPTY, &matches_nothing);
+    if (matches_nothing) return fail_pattern(where, pattern, "can match the empty string, which is not known here");
+    pcre2_jit_compile(*out, PCRE2_JIT_COMPLETE); /* where there is no JIT, matching is only slower */
     return SP_OK;
 }
 
-static sp_status build(sp_splitter *s)
+/* PCRE2's default limit of 10 million steps is for hostile patterns; ours are linear, and a run may be longer. Those of files get
+ * a hundred times our longest test's text. */
+static sp_status set_limits(sp_splitter *s)
 {
-    /* PCRE2's default limit of 10 million steps is for hostile patterns; ours are linear, and a run may be longer. */
     s->limits = pcre2_match_context_create(NULL);
     if (!s->limits) return sp_fail_no_memory(sizeof *s);
-    pcre2_set_match_limit(s->limits, UINT32_MAX);
-    pcre2_set_depth_limit(s->limits, UINT32_MAX);
-    sp_status st = SP_OK;
-    for (size_t i = 0; i < MAX_STAGES && s->family->stages[i] && !st; i++) st = compile(&s->stages[i], s->family->stages[i]);
-    return st;
+    pcre2_set_match_limit(s->limits, s->is_limited ? 100000000 : UINT32_MAX);
+    if (!s->is_limited) pcre2_set_depth_limit(s->limits, UINT32_MAX);
+    return SP_OK;
 }
 
-sp_status sp_splitter_create(sp_splitter **out, const char *where, const char *name, size_t n_name)
+static sp_status build(sp_splitter **out, const sp_splitter *settings, const char *where, const sp_split_stage *stages,
+                       size_t n_stages)
 {
-    const family *f = NULL;
     *out = NULL;
-    for (size_t i = 0; i < N_FAMILIES && !f; i++)
-        if (strlen(families[i].name) == n_name && memcmp(families[i].name, name, n_name) == 0) f = &families[i];
-    if (!f) return fail_unknown(where, name, n_name);
-    sp_splitter *s = calloc(1, sizeof *s);
+    sp_splitter *s = malloc(sizeof *s);
     if (!s) return sp_fail_no_memory(sizeof *s);
-    s->family = f;
-    sp_status st = build(s);
+    *s = *settings;
+    sp_status st = set_limits(s);
+    for (size_t i = 0; i < n_stages && !st; i++) {
+        s->n_stages = i + 1;
+        s->drops_gaps[i] = stages[i].drops_gaps;
+        st = compile(&s->stages[i], where, stages[i].pattern);
+    }
     if (st)
         sp_splitter_free(s);
     else
@@ -160,33 +191,75 @@ sp_status sp_splitter_create(sp_splitter **out, const char *where, const char *n
     return st;
 }
 
+sp_status sp_splitter_create(sp_splitter **out, const char *where, const char *name, size_t n_name)
+{
+    const family *f = NULL;
+    sp_split_stage stages[MAX_FAMILY_STAGES] = {0};
+    *out = NULL;
+    for (size_t i = 0; i < N_FAMILIES && !f; i++)
+        if (strlen(families[i].name) == n_name && memcmp(families[i].name, name, n_name) == 0) f = &families[i];
+    if (!f) return fail_unknown(where, name, n_name);
+    size_t n = n_family_stages(f);
+    for (size_t i = 0; i < n; i++) stages[i].pattern = (sp_string){f->stages[i], strlen(f->stages[i])};
+    sp_splitter settings = {.name = f->name,
+                            .hash = hash_of(stages, n, f->normalises, f->ignores_merges),
+                            .normalises = f->normalises,
+                            .ignores_merges = f->ignores_merges,
+                            .adds_bos = f->adds_bos};
+    return build(out, &settings, where, stages, n);
+}
+
+sp_status sp_splitter_create_from_stages(sp_splitter **out, const char *where, const sp_split_stage *stages, size_t n_stages,
+                                         bool normalises, bool ignores_merges)
+{
+    const family *f = find_family(stages, n_stages, normalises, ignores_merges);
+    *out = NULL;
+    if (f) return sp_splitter_create(out, where, f->name, strlen(f->name));
+    if (n_stages > SP_MAX_SPLIT_STAGES)
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: the pre-tokenizer splits in %zu steps; at most %d are known here", where, n_stages,
+                       SP_MAX_SPLIT_STAGES);
+    sp_splitter settings = {.name = "custom",
+                            .hash = hash_of(stages, n_stages, normalises, ignores_merges),
+                            .normalises = normalises,
+                            .ignores_merges = ignores_merges,
+                            .is_limited = true};
+    return build(out, &settings, where, stages, n_stages);
+}
+
 void sp_splitter_free(sp_splitter *s)
 {
     if (!s) return;
-    for (size_t i = 0; i < MAX_STAGES; i++) pcre2_code_free(s->stages[i]);
+    for (size_t i = 0; i < s->n_stages; i++) pcre2_code_free(s->stages[i]);
     pcre2_match_context_free(s->limits);
     free(s);
 }
 
 const char *sp_splitter_name(const sp_splitter *s)
 {
-    return s->family->name;
+    return s->name;
+}
+
+uint64_t sp_splitter_hash(const sp_splitter *s)
+{
+    return s->hash;
 }
 
 bool sp_splitter_normalises(const sp_splitter *s)
 {
-    return s->family->normalises;
+    return s->normalises;
 }
 
 bool sp_splitter_ignores_merges(const sp_splitter *s)
 {
-    return s->family->ignores_merges;
+    return s->ignores_merges;
 }
 
 bool sp_splitter_adds_bos(const sp_splitter *s)
 {
-    return s->family->adds_bos;
+    return s->adds_bos;
 }
+
+/* ---- splitting ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct split {
     const sp_splitter *splitter;
@@ -201,8 +274,13 @@ static sp_status find_match(bool *found, size_t *match_start, size_t *match_end,
                             size_t from, size_t end)
 {
     /* Without NO_UTF_CHECK every call would read the rest of the text once more. */
-    int rc = pcre2_match(s->splitter->stages[stage], (PCRE2_SPTR)s->text + start, end - start, from - start, PCRE2_NO_UTF_CHECK,
-                         s->match, s->splitter->limits);
+    int rc = PCRE2_ERROR_JIT_STACKLIMIT;
+    for (uint32_t slowly = 0; slowly <= PCRE2_NO_JIT && rc == PCRE2_ERROR_JIT_STACKLIMIT; slowly += PCRE2_NO_JIT)
+        rc = pcre2_match(s->splitter->stages[stage], (PCRE2_SPTR)s->text + start, end - start, from - start,
+                         PCRE2_NO_UTF_CHECK | slowly, s->match, s->splitter->limits);
+    if (rc == PCRE2_ERROR_MATCHLIMIT || rc == PCRE2_ERROR_DEPTHLIMIT)
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "a pattern of the tokenizer's file takes too many steps on this text; its alternatives overlap");
     if (rc < 0 && rc != PCRE2_ERROR_NOMATCH) return sp_fail_no_memory(end - from);
     *found = rc > 0;
     if (rc <= 0) return SP_OK;
@@ -216,12 +294,12 @@ static sp_status split_stage(const split *s, size_t stage, size_t start, size_t 
 {
     sp_status st = SP_OK;
     if (start == end) return SP_OK;
-    if (stage >= MAX_STAGES || !s->splitter->stages[stage]) return s->on_piece(s->user, start, end - start);
+    if (stage == s->splitter->n_stages) return s->on_piece(s->user, start, end - start);
     for (size_t at = start; at < end && !st;) {
         bool found;
         size_t match_start = end, match_end = end;
         if ((st = find_match(&found, &match_start, &match_end, s, stage, start, at, end))) break;
-        st = split_stage(s, stage + 1, at, match_start);
+        if (!s->splitter->drops_gaps[stage]) st = split_stage(s, stage + 1, at, match_start);
         if (!st) st = split_stage(s, stage + 1, match_start, match_end);
         at = match_end;
     }

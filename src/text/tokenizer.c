@@ -19,21 +19,28 @@ static bool string_is(sp_string s, const char *literal)
 
 static sp_status create_bpe(sp_tokenizer *t, const sp_tokenizer_source *source)
 {
-    if (!source->pre.bytes)
+    if (!source->pre.bytes && !source->stages)
         return sp_fail(SP_ERR_UNSUPPORTED,
                        "%s: tokenizer.ggml.pre is missing, so nobody can tell how text was split for this model; "
                        "convert it again with a current converter",
                        source->where);
     if (!source->merges)
         return sp_fail(SP_ERR_FORMAT, "%s: tokenizer.ggml.merges is missing; convert the model again", source->where);
-    sp_status st = sp_splitter_create(&t->splitter, source->where, source->pre.bytes, source->pre.n_bytes);
-    if (!st) st = sp_bpe_create(&t->bpe, source->where, &t->vocabulary, source->merges, source->n_merges);
+    sp_status st = source->stages ? sp_splitter_create_from_stages(&t->splitter, source->where, source->stages, source->n_stages,
+                                                                   source->normalises, source->ignores_merges)
+                                  : sp_splitter_create(&t->splitter, source->where, source->pre.bytes, source->pre.n_bytes);
+    if (!st) st = sp_bpe_create(&t->bpe, source->where, &t->vocabulary, source->merges, source->merge_rights, source->n_merges);
     if (!st) snprintf(t->kind, sizeof t->kind, "bpe/%s", sp_splitter_name(t->splitter));
     return st;
 }
 
 static sp_status create_spm(sp_tokenizer *t, const sp_tokenizer_source *source)
 {
+    if (!source->scores && source->characters.n_model_tokens) {
+        snprintf(t->kind, sizeof t->kind, "bpe/characters");
+        return sp_spm_create_from_merges(&t->spm, source->where, &t->vocabulary, source->merges, source->merge_rights,
+                                         source->n_merges, &source->characters);
+    }
     if (!source->scores)
         return sp_fail(SP_ERR_FORMAT, "%s: tokenizer.ggml.scores is missing; convert the model again", source->where);
     snprintf(t->kind, sizeof t->kind, "spm");
@@ -43,8 +50,8 @@ static sp_status create_spm(sp_tokenizer *t, const sp_tokenizer_source *source)
 static sp_status check_id(const sp_tokenizer *t, const char *where, const char *what, int32_t id)
 {
     if (id < 0 || (size_t)id < t->vocabulary.n_tokens) return SP_OK;
-    return sp_fail(SP_ERR_FORMAT, "%s: %s is token %d, but the vocabulary ends at %zu; convert the model again", where, what,
-                   (int)id, t->vocabulary.n_tokens - 1);
+    return sp_fail(SP_ERR_FORMAT, "%s: %s is token %d, but the vocabulary ends at %zu; fetch or convert the model again", where,
+                   what, (int)id, t->vocabulary.n_tokens - 1);
 }
 
 static void add_end(sp_tokenizer *t, int32_t token)
@@ -59,6 +66,7 @@ static void find_ends(sp_tokenizer *t, const sp_tokenizer_source *source)
     add_end(t, source->eos);
     add_end(t, source->eot);
     add_end(t, source->eom);
+    for (size_t i = 0; i < source->n_ends; i++) add_end(t, source->ends[i]);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         int32_t token = sp_vocabulary_find(&t->vocabulary, names[i], strlen(names[i]));
         if (token >= 0 && t->vocabulary.types[token] != SP_TOKEN_NORMAL) add_end(t, token);
@@ -74,30 +82,45 @@ static sp_status set_special(sp_tokenizer *t, const sp_tokenizer_source *source)
         (st = check_id(t, where, "the end of a turn", source->eot)) ||
         (st = check_id(t, where, "the end of a message", source->eom)))
         return st;
+    for (size_t i = 0; i < source->n_ends; i++)
+        if ((st = check_id(t, where, "an end of text", source->ends[i]))) return st;
     t->bos = source->bos;
     t->eos = source->eos;
     t->adds_bos = t->bos >= 0 && (source->add_bos < 0 ? bos_by_habit : source->add_bos);
     t->adds_eos = t->eos >= 0 && source->add_eos > 0;
-    t->adds_space_prefix = !t->splitter && source->add_space_prefix != 0;
+    if (!t->splitter) t->space_prefix = source->add_space_prefix < 0 ? SP_PREFIX_ALWAYS : (sp_space_prefix)source->add_space_prefix;
     find_ends(t, source);
     return SP_OK;
 }
 
-/* In this order: kind, strings and where each starts, types, merges or score ranks, then BOS, EOS and the three switches.
- * The chat template is not in it: people edit templates, and a prompt still fits. */
+static uint64_t hash_characters(const sp_spm *spm, uint64_t hash)
+{
+    uint64_t settings[] = {spm->merges.hash,  (uint64_t)spm->unknown, spm->n_model_tokens,
+                           spm->spells_bytes, spm->splits_words,      spm->fuses_unknown};
+    return XXH3_64bits_withSeed(settings, sizeof settings, hash);
+}
+
+/* In this order: kind or splitter, strings and where each starts, types, merges or score ranks, BOS, EOS and the three switches,
+ * and what only some files have: flags of added tokens, settings of characters with merges. The chat template is not in it: people
+ * edit templates, and a prompt still fits. */
 static void set_hash(sp_tokenizer *t)
 {
     const sp_vocabulary *v = &t->vocabulary;
-    int32_t rest[5] = {t->bos, t->eos, t->adds_bos, t->adds_eos, t->adds_space_prefix};
-    uint64_t hash = XXH3_64bits(t->kind, strlen(t->kind));
+    int32_t rest[5] = {t->bos, t->eos, t->adds_bos, t->adds_eos, (int32_t)t->space_prefix};
+    uint64_t hash = t->splitter ? sp_splitter_hash(t->splitter) : XXH3_64bits(t->kind, strlen(t->kind));
     hash = XXH3_64bits_withSeed(v->text, v->starts[v->n_tokens], hash);
     hash = XXH3_64bits_withSeed(v->starts, (v->n_tokens + 1) * sizeof *v->starts, hash);
     hash = XXH3_64bits_withSeed(v->types, v->n_tokens, hash);
     if (t->splitter)
         hash = XXH3_64bits_withSeed(&t->bpe.hash, sizeof t->bpe.hash, hash);
-    else
+    else if (t->spm.ranks)
         hash = XXH3_64bits_withSeed(t->spm.ranks, v->n_tokens * sizeof *t->spm.ranks, hash);
-    t->hash = XXH3_64bits_withSeed(rest, sizeof rest, hash);
+    else
+        hash = hash_characters(&t->spm, hash);
+    hash = XXH3_64bits_withSeed(rest, sizeof rest, hash);
+    for (size_t i = 0; i < v->n_tokens; i++)
+        if (v->flags[i]) hash = XXH3_64bits_withSeed(&v->flags[i], 1, hash + i);
+    t->hash = hash;
 }
 
 static sp_status copy_template(sp_tokenizer *t, sp_string s)
@@ -121,7 +144,8 @@ sp_status sp_tokenizer_create(sp_tokenizer **out, const sp_tokenizer_source *sou
                        source->where, (int)(source->model.n_bytes < 64 ? source->model.n_bytes : 64), source->model.bytes);
     sp_tokenizer *t = calloc(1, sizeof *t);
     if (!t) return sp_fail_no_memory(sizeof *t);
-    sp_status st = sp_vocabulary_create(&t->vocabulary, source->where, source->tokens, source->types, source->n_tokens);
+    sp_status st =
+        sp_vocabulary_create(&t->vocabulary, source->where, source->tokens, source->types, source->flags, source->n_tokens);
     if (!st) st = bpe ? create_bpe(t, source) : create_spm(t, source);
     if (!st) st = set_special(t, source);
     if (!st) st = copy_template(t, source->chat_template);
@@ -251,7 +275,7 @@ sp_status sp_detokenize(char **out, size_t *n_bytes, const sp_tokenizer *tokeniz
         sp_buffer_free(&text);
         return st;
     }
-    if (tokenizer->adds_space_prefix && text.n_bytes > 0 && text.bytes[0] == ' ') /* sp_tokenize put it there */
+    if (tokenizer->space_prefix && text.n_bytes > 0 && text.bytes[0] == ' ') /* sp_tokenize put it there */
         memmove(text.bytes, text.bytes + 1, text.n_bytes--);
     *out = text.bytes;
     *n_bytes = text.n_bytes;

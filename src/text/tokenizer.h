@@ -8,6 +8,12 @@
 /* Builds the tokenizer that a GGUF file describes (tokenizer.ggml.*, tokenizer.chat_template). Nothing of `gguf` is kept.
  * UNSUPPORTED names the tokenizer model or pre-tokeniser that is not known, and lists those that are. */
 sp_status sp_tokenizer_from_gguf(sp_tokenizer **out, const sp_gguf *gguf);
+
+/* Builds the tokenizer of a Hugging Face model directory: tokenizer.json, beside it tokenizer_config.json, special_tokens_map.json,
+ * generation_config.json, config.json and chat_template.jinja, each where it is there. Of the same ids as the `tokenizers` library.
+ * The model may have rows for more tokens than the tokenizer.
+ * IO: no tokenizer.json. FORMAT: it contradicts itself. UNSUPPORTED names the part that is not known, and lists those that are. */
+sp_status sp_tokenizer_from_hf(sp_tokenizer **out, const char *dir);
 void sp_tokenizer_free(sp_tokenizer *tokenizer);
 
 size_t sp_tokenizer_n_vocab(const sp_tokenizer *tokenizer);

@@ -82,6 +82,12 @@ static bool is_python_space(uint32_t c)
            (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
 }
 
+bool sp_utf8_is_space(const char *text)
+{
+    uint32_t c = sp_utf8_decode(text);
+    return is_python_space(c) && !(c >= 0x1c && c <= 0x1f);
+}
+
 void sp_utf8_strip(const char **text, size_t *n_bytes)
 {
     while (*n_bytes > 0 && is_python_space(sp_utf8_decode(*text))) {

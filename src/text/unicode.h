@@ -19,6 +19,9 @@ size_t sp_utf8_length(char lead);
 /* The character at `text`, which is well-formed. */
 uint32_t sp_utf8_decode(const char *text);
 
+/* Is the character at `text`, which is well-formed, Unicode's White_Space? */
+bool sp_utf8_is_space(const char *text);
+
 /* Narrows [*text, *text + *n_bytes), well-formed, as Python's str.strip does. */
 void sp_utf8_strip(const char **text, size_t *n_bytes);
 

@@ -1,5 +1,5 @@
 /* vocabulary.c: one block of strings, one hash table, one sorted list.
- * A vocabulary of 262 144 tokens must load in a blink, so there is no allocation a token: five blocks in all. */
+ * A vocabulary of 262 144 tokens must load in a blink, so there is no allocation a token: seven blocks in all. */
 #define _GNU_SOURCE /* qsort_r */
 #include "text/vocabulary.h"
 
@@ -56,10 +56,10 @@ static sp_status allocate(sp_vocabulary *v, size_t n_text, size_t n)
     v->text = malloc(n_text + 1);
     v->starts = malloc((n + 1) * sizeof *v->starts);
     v->types = malloc(n);
+    v->flags = calloc(n, 1);
     v->slots = calloc(n_slots, sizeof *v->slots);
-    v->added = malloc(n * sizeof *v->added);
-    if (v->text && v->starts && v->types && v->slots && v->added) return SP_OK;
-    return sp_fail_no_memory(n_text + n * 13 + n_slots * sizeof *v->slots);
+    if (v->text && v->starts && v->types && v->flags && v->slots) return SP_OK;
+    return sp_fail_no_memory(n_text + n * 10 + n_slots * sizeof *v->slots);
 }
 
 static sp_status total_bytes(size_t *total, const char *where, const sp_string *tokens, size_t n)
@@ -76,7 +76,8 @@ static sp_status total_bytes(size_t *total, const char *where, const sp_string *
     return SP_OK;
 }
 
-static sp_status copy_strings(sp_vocabulary *v, const char *where, const sp_string *tokens, const int32_t *types, size_t n)
+static sp_status copy_strings(sp_vocabulary *v, const char *where, const sp_string *tokens, const int32_t *types,
+                              const uint8_t *flags, size_t n)
 {
     uint32_t end = 0;
     v->n_tokens = n;
@@ -88,6 +89,7 @@ static sp_status copy_strings(sp_vocabulary *v, const char *where, const sp_stri
         if (tokens[i].n_bytes) memcpy(v->text + end, tokens[i].bytes, tokens[i].n_bytes);
         v->starts[i + 1] = end += (uint32_t)tokens[i].n_bytes;
         v->types[i] = types && types[i] ? (uint8_t)types[i] : SP_TOKEN_NORMAL;
+        if (flags) v->flags[i] = flags[i];
         if (tokens[i].n_bytes > v->max_bytes) v->max_bytes = tokens[i].n_bytes;
     }
     return SP_OK;
@@ -113,12 +115,7 @@ static sp_status index_strings(sp_vocabulary *v, const char *where)
     sp_status st = SP_OK;
     for (int pass = 0; pass < 2; pass++)
         for (int32_t i = 0; (size_t)i < v->n_tokens && !st; i++) {
-            bool added = is_added(v, i);
-            if (added != (pass == 1) || v->starts[i] == v->starts[i + 1]) continue;
-            st = index_string(v, where, i);
-            if (!added) continue;
-            v->added[v->n_added++] = i;
-            v->starts_added[(unsigned char)v->text[v->starts[i]]] = true;
+            if (is_added(v, i) == (pass == 1) && v->starts[i] != v->starts[i + 1]) st = index_string(v, where, i);
         }
     return st;
 }
@@ -130,18 +127,37 @@ static int compare_strings(const void *a, const void *b, void *vocabulary)
     return order ? order : x.n_bytes < y.n_bytes ? -1 : x.n_bytes > y.n_bytes;
 }
 
-sp_status sp_vocabulary_create(sp_vocabulary *out, const char *where, const sp_string *tokens, const int32_t *types, size_t n)
+/* Those whose SP_ADDED_LATE is `late`. */
+static sp_status sort_added(sp_added_tokens *out, sp_vocabulary *v, bool late)
+{
+    size_t n = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        out->n = 0;
+        for (int32_t i = 0; (size_t)i < v->n_tokens; i++) {
+            if (!is_added(v, i) || v->starts[i] == v->starts[i + 1] || !(v->flags[i] & SP_ADDED_LATE) == late) continue;
+            if (pass == 1) out->tokens[out->n] = i;
+            out->starts[(unsigned char)v->text[v->starts[i]]] = true;
+            out->n++;
+        }
+        n = out->n;
+        if (pass == 0 && !(out->tokens = malloc((n + 1) * sizeof *out->tokens)))
+            return sp_fail_no_memory((n + 1) * sizeof *out->tokens);
+    }
+    qsort_r(out->tokens, n, sizeof *out->tokens, compare_strings, v);
+    return SP_OK;
+}
+
+sp_status sp_vocabulary_create(sp_vocabulary *out, const char *where, const sp_string *tokens, const int32_t *types,
+                               const uint8_t *flags, size_t n)
 {
     size_t n_text;
     sp_status st;
     *out = (sp_vocabulary){0};
     if ((st = total_bytes(&n_text, where, tokens, n)) || (st = allocate(out, n_text, n)) ||
-        (st = copy_strings(out, where, tokens, types, n)) || (st = index_strings(out, where))) {
+        (st = copy_strings(out, where, tokens, types, flags, n)) || (st = index_strings(out, where)) ||
+        (st = sort_added(&out->added, out, false)) || (st = sort_added(&out->late, out, true)))
         sp_vocabulary_clear(out);
-        return st;
-    }
-    qsort_r(out->added, out->n_added, sizeof *out->added, compare_strings, out);
-    return SP_OK;
+    return st;
 }
 
 void sp_vocabulary_clear(sp_vocabulary *v)
@@ -149,18 +165,20 @@ void sp_vocabulary_clear(sp_vocabulary *v)
     free(v->text);
     free(v->starts);
     free(v->types);
+    free(v->flags);
     free(v->slots);
-    free(v->added);
+    free(v->added.tokens);
+    free(v->late.tokens);
     *v = (sp_vocabulary){0};
 }
 
-/* Of the added tokens [low, high), which share their first `depth` bytes: the first one whose next byte is not below `byte`.
+/* Of `added` [low, high), which share their first `depth` bytes: the first one whose next byte is not below `byte`.
  * A string that ends here counts as below every byte. */
-static size_t lower_bound(const sp_vocabulary *v, size_t low, size_t high, size_t depth, int byte)
+static size_t lower_bound(const sp_vocabulary *v, const int32_t *added, size_t low, size_t high, size_t depth, int byte)
 {
     while (low < high) {
         size_t middle = low + (high - low) / 2;
-        sp_string s = sp_vocabulary_string(v, v->added[middle]);
+        sp_string s = sp_vocabulary_string(v, added[middle]);
         int next = depth < s.n_bytes ? (unsigned char)s.bytes[depth] : -1;
         if (next < byte)
             low = middle + 1;
@@ -170,17 +188,18 @@ static size_t lower_bound(const sp_vocabulary *v, size_t low, size_t high, size_
     return low;
 }
 
-int32_t sp_vocabulary_match_added(const sp_vocabulary *v, const char *text, size_t n_bytes)
+int32_t sp_vocabulary_match_added(const sp_vocabulary *v, const sp_added_tokens *added, const char *text, size_t n_bytes)
 {
     int32_t longest = -1;
-    if (n_bytes == 0 || !v->starts_added[(unsigned char)text[0]]) return -1;
-    size_t low = 0, high = v->n_added;
+    const int32_t *tokens = added->tokens;
+    if (n_bytes == 0 || !added->starts[(unsigned char)text[0]]) return -1;
+    size_t low = 0, high = added->n;
     for (size_t depth = 0; depth < n_bytes; depth++) {
         int byte = (unsigned char)text[depth];
-        low = lower_bound(v, low, high, depth, byte);
-        high = lower_bound(v, low, high, depth, byte + 1);
+        low = lower_bound(v, tokens, low, high, depth, byte);
+        high = lower_bound(v, tokens, low, high, depth, byte + 1);
         if (low == high) break;
-        if (v->starts[v->added[low] + 1] - v->starts[v->added[low]] == depth + 1) longest = v->added[low]; /* shortest first */
+        if (v->starts[tokens[low] + 1] - v->starts[tokens[low]] == depth + 1) longest = tokens[low]; /* shortest first */
     }
     return longest;
 }
