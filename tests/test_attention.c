@@ -30,20 +30,24 @@ typedef struct attention_case {
 
 #define SMALL                                                                                                                      \
     {                                                                                                                              \
-        9, 3, 64, 0.125f                                                                                                           \
+        9, 3, 64, 0.125f, 0                                                                                                        \
+    }
+#define CAPPED                                                                                                                     \
+    {                                                                                                                              \
+        9, 3, 64, 0.125f, 1.5f                                                                                                     \
     }
 static const attention_case cases[] = {
     {"no query", {{-1, 5}}, 5, 1, SMALL, 0},
     {"decoding behind runs that follow each other", {{-1, 255}, {0, 2}, {1, 257}, {2, 1}, {3, 500}, {4, 1}}, 1015, 1, SMALL, 64},
     {"one row", {{-1, 1}}, 0, 1, SMALL, 0},
-    {"two rows, one head of 3 numbers", {{-1, 2}}, 0, 1, {1, 1, 3, 0.6f}, 0},
+    {"two rows, one head of 3 numbers", {{-1, 2}}, 0, 1, {1, 1, 3, 0.6f, 0}, 0},
     {"a run as long as a tile", {{-1, 64}}, 0, 1, SMALL, 0},
     {"a run one longer than a tile", {{-1, 65}}, 0, 1, SMALL, 0},
-    {"a run of several blocks", {{-1, 530}}, 0, 1, {6, 2, 16, 0.25f}, 0},
+    {"a run of several blocks", {{-1, 530}}, 0, 1, {6, 2, 16, 0.25f, 0}, 0},
     {"a step of training", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 35}, {5, 3}, {1, 44}}, 0, 1, SMALL, 0},
     {"only some rows are read", {{-1, 100}, {0, 7}, {1, 40}, {2, 3}, {1, 35}}, 90, 7, SMALL, 0},
-    {"wide heads", {{-1, 70}, {0, 66}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f}, 0},
-    {"heads of 80", {{-1, 33}, {0, 300}}, 0, 1, {4, 4, 80, 0.11f}, 0},
+    {"wide heads", {{-1, 70}, {0, 66}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f, 0}, 0},
+    {"heads of 80", {{-1, 33}, {0, 300}}, 0, 1, {4, 4, 80, 0.11f, 0}, 0},
     {"decoding behind a long run", {{-1, 1500}}, 1499, 1, SMALL, 0},
     {"decoding behind many runs", {{-1, 255}, {0, 2}, {1, 257}, {2, 1}, {3, 500}, {4, 1}}, 1015, 1, SMALL, 0},
     {"answers behind a long run", {{-1, 1100}, {0, 1}, {0, 2}, {0, 5}}, 1100, 1, SMALL, 0},
@@ -51,11 +55,16 @@ static const attention_case cases[] = {
     {"a window of one", {{-1, 50}, {0, 20}}, 0, 1, SMALL, 1},
     {"a window over several runs", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 300}, {5, 3}}, 0, 1, SMALL, 64},
     {"a window, few rows read", {{-1, 100}, {0, 700}, {1, 3}}, 90, 7, SMALL, 50},
-    {"a window, wide heads", {{-1, 170}, {0, 166}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f}, 100},
+    {"a window, wide heads", {{-1, 170}, {0, 166}, {1, 5}}, 0, 1, {4, 1, 256, 0.0625f, 0}, 100},
     {"a window, decoding", {{-1, 1500}}, 1499, 1, SMALL, 700},
-    {"a window, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f}, 300},
+    {"a window, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f, 0}, 300},
     {"a window that hides nothing", {{-1, 40}, {0, 20}}, 0, 1, SMALL, 60},
-    {"a turn, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f}, 0},
+    {"a soft cap, a step of training", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {2, 2}, {1, 35}, {5, 3}, {1, 44}}, 0, 1, CAPPED, 0},
+    {"a soft cap, a run of several blocks", {{-1, 530}}, 0, 1, {6, 2, 16, 0.25f, 2}, 0},
+    {"a soft cap and a window over several runs", {{-1, 100}, {0, 3}, {1, 40}, {2, 1}, {1, 300}, {4, 3}}, 0, 1, CAPPED, 64},
+    {"a soft cap, decoding behind a long run", {{-1, 1500}}, 1499, 1, CAPPED, 0},
+    {"a soft cap, heads of 3 numbers", {{-1, 21}}, 0, 1, {2, 1, 3, 0.6f, 0.5f}, 0},
+    {"a turn, split where not all queries see the keys", {{-1, 700}}, 660, 1, {3, 1, 32, 0.2f, 0}, 0},
 };
 
 typedef struct fixture {
@@ -148,17 +157,23 @@ static double tolerance(double n)
 /* One query's head: its result, and what it adds to the gradients. */
 static void check_row(const fixture *f, const results *r, size_t query, size_t head, double *dk, double *dv)
 {
-    static double weights[2048], dweights[2048];
+    static double weights[2048], dweights[2048], slopes[2048];
     const sp_attention_shape *shape = &f->which->shape;
     size_t d = shape->d_head, group = head / (shape->n_head / shape->n_head_kv), row = f->plan.query_rows[query];
     size_t at = query * f->q_dim + head * d;
     double sum = 0, dot = 0;
     for (size_t k = 0; k < f->n; k++) {
-        weights[k] = dweights[k] = 0;
+        weights[k] = dweights[k] = slopes[k] = 0;
         if (!sees(f, row, k)) continue;
         for (size_t i = 0; i < d; i++) {
             weights[k] += (double)shape->scale * (double)f->q[at + i] * (double)f->kt[(group * d + i) * f->ld + k];
             dweights[k] += (double)f->dout[at + i] * (double)f->v[k * f->kv_dim + group * d + i];
+        }
+        slopes[k] = 1;
+        if (shape->soft_cap != 0) {
+            double cap = (double)shape->soft_cap, t = tanh(weights[k] / cap);
+            weights[k] = cap * t;
+            slopes[k] = 1 - t * t;
         }
         weights[k] = exp(weights[k]);
         sum += weights[k];
@@ -168,7 +183,7 @@ static void check_row(const fixture *f, const results *r, size_t query, size_t h
     for (size_t i = 0; i < d; i++) {
         double out = 0, dq = 0;
         for (size_t k = 0; k < f->n; k++) {
-            double ds = weights[k] * (dweights[k] - dot) * (double)shape->scale;
+            double ds = weights[k] * (dweights[k] - dot) * slopes[k] * (double)shape->scale;
             size_t key = k * f->kv_dim + group * d + i;
             out += weights[k] * (double)f->v[key];
             dq += ds * (double)f->kt[(group * d + i) * f->ld + k];

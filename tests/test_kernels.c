@@ -210,48 +210,157 @@ static void rms_norm_matches(void **state)
         }
 }
 
-static double reference_swiglu(double gate, double up)
+/* sum dy * y of LayerNorm, y being without its bias, which adds a constant. */
+static double reference_layer_norm(const float *x, const float *w, const float *dy, double eps, size_t n)
 {
-    return gate / (1 + exp(-gate)) * up;
+    double mean = 0, variance = 0, along = 0;
+    for (size_t i = 0; i < n; i++) mean += (double)x[i] / (double)n;
+    for (size_t i = 0; i < n; i++) variance += ((double)x[i] - mean) * ((double)x[i] - mean) / (double)n;
+    for (size_t i = 0; i < n; i++) along += (double)dy[i] * (double)w[i] * ((double)x[i] - mean);
+    return along / sqrt(variance + eps);
 }
 
-static double reference_geglu(double gate, double up)
-{
-    return 0.5 * gate * (1 + tanh(sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
-}
-
-typedef void (*forward_kernel)(float *h, const float *gate, const float *up, size_t n);
-typedef void (*backward_kernel)(float *gate, float *up, const float *dh, size_t n);
-
-static void check_gated(forward_kernel forward, backward_kernel backward, double (*reference)(double, double))
-{
-    for (size_t k = 0; k < N_SIZES; k++) {
-        float gate[MAX_N], up[MAX_N], h[MAX_N], dh[MAX_N], dgate[MAX_N], dup[MAX_N];
-        size_t n = sizes[k];
-        fill(gate, n, 12, k % 2 ? 3 : 60); /* also far into saturation */
-        fill(up, n, 13, 1);
-        fill(dh, n, 14, 1);
-        memcpy(dgate, gate, sizeof gate);
-        memcpy(dup, up, sizeof up);
-        forward(h, gate, up, n);
-        backward(dgate, dup, dh, n);
-        for (size_t i = 0; i < n; i++) {
-            double g = (double)gate[i], u = (double)up[i], step = 1e-5;
-            assert_near((double)h[i], reference(g, u), 1e-5 * (1 + fabs(g * u)));
-            double by_gate = (reference(g + step, u) - reference(g - step, u)) / (2 * step);
-            assert_near((double)dgate[i], (double)dh[i] * by_gate, 1e-5 * (1 + fabs(u)));
-            assert_near((double)dup[i], (double)dh[i] * reference(g, 1), 1e-5 * (1 + fabs(g)));
-        }
-    }
-}
-
-static void gated_activations_match(void **state)
+/* Numbers with a mean much larger than their deviation, as streams have them in some dimensions; a row of one number is its bias.
+ */
+static void layer_norm_matches(void **state)
 {
     (void)state;
-    for (size_t v = 0; v < n_rungs; v++) {
-        check_gated(rungs[v]->swiglu, rungs[v]->swiglu_backward, reference_swiglu);
-        check_gated(rungs[v]->geglu, rungs[v]->geglu_backward, reference_geglu);
+    const double eps = 1e-3;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float x[MAX_N], w[MAX_N], b[MAX_N], y[MAX_N], dy[MAX_N], dx[MAX_N], one[MAX_N];
+            size_t n = sizes[k];
+            fill(x, n, 9, 3);
+            fill(w, n, 10, 1);
+            fill(b, n, 18, 1);
+            fill(dy, n, 11, 1);
+            for (size_t i = 0; i < n; i++) x[i] += 20, dx[i] = 0.5f;
+            float rstd = rungs[v]->layer_norm(y, x, w, b, (float)eps, n);
+            rungs[v]->layer_norm_backward(dx, dy, x, w, rstd, n);
+            for (size_t i = 0; i < n; i++) {
+                memset(one, 0, sizeof one);
+                one[i] = 1;
+                assert_near((double)y[i], reference_layer_norm(x, w, one, eps, n) + (double)b[i], 2e-5);
+                float kept = x[i], step = 4e-3f;
+                x[i] = kept + step;
+                double up = reference_layer_norm(x, w, dy, eps, n), high = (double)x[i];
+                x[i] = kept - step;
+                double down = reference_layer_norm(x, w, dy, eps, n), low = (double)x[i];
+                x[i] = kept;
+                assert_near((double)dx[i] - 0.5, (up - down) / (high - low), 3e-4);
+            }
+        }
+}
+
+static double reference_silu(double z)
+{
+    return z / (1 + exp(-z));
+}
+
+static double reference_gelu_tanh(double z)
+{
+    return 0.5 * z * (1 + tanh(sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
+}
+
+static double reference_gelu(double z)
+{
+    return 0.5 * z * erfc(-z / sqrt(2));
+}
+
+typedef double reference_activation(double z);
+static reference_activation *const activations[SP_N_ACTIVATIONS] = {
+    [SP_SILU] = reference_silu, [SP_GELU_TANH] = reference_gelu_tanh, [SP_GELU] = reference_gelu};
+
+/* Of n numbers, also far into saturation; with another product behind the gate, and without one. */
+static void check_activation(const sp_kernels *kernels, sp_activation kind, size_t n, double scale, bool gated)
+{
+    reference_activation *reference = activations[kind];
+    float z[MAX_N], up[MAX_N], h[MAX_N], dh[MAX_N], dz[MAX_N], dup[MAX_N];
+    fill(z, n, 12, scale);
+    fill(up, n, 13, 1);
+    fill(dh, n, 14, 1);
+    memcpy(dz, z, sizeof z);
+    memcpy(dup, up, sizeof up);
+    kernels->activate[kind](h, z, gated ? up : NULL, n);
+    kernels->activate_backward[kind](dz, gated ? dup : NULL, dh, n);
+    for (size_t i = 0; i < n; i++) {
+        double x = (double)z[i], u = gated ? (double)up[i] : 1, step = 1e-5;
+        assert_near((double)h[i], reference(x) * u, 1e-6 * (1 + fabs(x * u)));
+        double slope = (reference(x + step) - reference(x - step)) / (2 * step);
+        assert_near((double)dz[i], (double)dh[i] * u * slope, 2e-6 * (1 + fabs((double)dh[i] * u)));
+        assert_near((double)dup[i], gated ? (double)dh[i] * reference(x) : (double)up[i], 2e-6 * (1 + fabs(x * (double)dh[i])));
     }
+}
+
+static void activations_match(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t kind = 0; kind < SP_N_ACTIVATIONS; kind++)
+            for (size_t k = 0; k < N_SIZES; k++)
+                for (int flags = 0; flags < 4; flags++) check_activation(rungs[v], kind, sizes[k], flags & 1 ? 3 : 60, flags & 2);
+}
+
+/* What is left of gelu far below zero keeps its digits, down to where f32 itself ends, and nothing overflows. */
+static void gelu_keeps_its_tail(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (float z = -13; z < 13; z += 0.0078125f) {
+            float h;
+            rungs[v]->activate[SP_GELU](&h, &z, NULL, 1);
+            double want = reference_gelu((double)z),
+                   bound = 1e-6 + (double)(z * z) * FLT_EPSILON; /* z^2 / 2 is rounded before exp */
+            assert_near((double)h, want, fabs(want) * bound + 1e-37);
+        }
+    for (size_t v = 0; v < n_rungs; v++) {
+        float far[] = {-1e30f, 1e30f, NAN}, h[3];
+        rungs[v]->activate[SP_GELU](h, far, NULL, 3);
+        assert_true(fabsf(h[0]) < 1e-6f && h[1] == 1e30f && isnan(h[2]));
+    }
+}
+
+/* Values and slopes, also where the cap is all that is left; no number stays none. */
+static void soft_cap_matches(void **state)
+{
+    (void)state;
+    static const double caps[] = {0.5, 30}, scales[] = {0.01, 1, 40};
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++)
+            for (size_t c = 0; c < 6; c++) {
+                float x[MAX_N] = {0}, y[MAX_N], slope[MAX_N], alone[MAX_N];
+                double cap = caps[c % 2];
+                fill(x, sizes[k], 19, scales[c / 2]);
+                memcpy(y, x, sizeof y);
+                memcpy(alone, x, sizeof alone);
+                rungs[v]->soft_cap(y, slope, (float)cap, sizes[k]);
+                rungs[v]->soft_cap(alone, NULL, (float)cap, sizes[k]);
+                for (size_t i = 0; i < sizes[k]; i++) {
+                    double t = tanh((double)x[i] / cap);
+                    assert_near((double)y[i], cap * t, 3e-7 * fabs(cap * t));
+                    assert_near((double)slope[i], 1 - t * t, 4e-7);
+                    assert_true(y[i] == alone[i]);
+                }
+            }
+    for (size_t v = 0; v < n_rungs; v++) {
+        float far[] = {-INFINITY, INFINITY, NAN, -1e30f};
+        rungs[v]->soft_cap(far, NULL, 2, 4);
+        assert_true(far[0] == -2 && far[1] == 2 && isnan(far[2]) && far[3] == -2);
+    }
+}
+
+static void multiply_matches(void **state)
+{
+    (void)state;
+    for (size_t v = 0; v < n_rungs; v++)
+        for (size_t k = 0; k < N_SIZES; k++) {
+            float x[MAX_N] = {0}, y[MAX_N] = {0}, product[MAX_N];
+            fill(x, sizes[k], 20, 1);
+            fill(y, sizes[k], 21, 1);
+            memcpy(product, y, sizeof y);
+            rungs[v]->multiply(product, x, sizes[k]);
+            for (size_t i = 0; i < sizes[k]; i++) assert_true(product[i] == x[i] * y[i]);
+        }
 }
 
 static void exp_scaled_matches(void **state)
@@ -276,7 +385,9 @@ int main(void)
         cmocka_unit_test(dot_matches),        cmocka_unit_test(gemm_matches),
         cmocka_unit_test(softmax_matches),    cmocka_unit_test(softmax_backward_is_the_derivative),
         cmocka_unit_test(softmax_keeps_nan),  cmocka_unit_test(scale_and_transpose_match),
-        cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(gated_activations_match),
+        cmocka_unit_test(rms_norm_matches),   cmocka_unit_test(layer_norm_matches),
+        cmocka_unit_test(activations_match),  cmocka_unit_test(gelu_keeps_its_tail),
+        cmocka_unit_test(soft_cap_matches),   cmocka_unit_test(multiply_matches),
         cmocka_unit_test(exp_scaled_matches),
     };
     n_rungs = sp_kernels_list(rungs);

@@ -22,6 +22,13 @@ const sp_layer_tensor_form sp_layer_tensor_forms[SP_N_LAYER_TENSORS] = {
     [SP_ATTN_K_NORM] = {"attn_k_norm.weight", SP_D_HEAD, SP_ONE},
     [SP_ATTN_POST_NORM] = {"post_attention_norm.weight", SP_D_MODEL, SP_ONE},
     [SP_FFN_POST_NORM] = {"post_ffw_norm.weight", SP_D_MODEL, SP_ONE},
+    [SP_ATTN_NORM_BIAS] = {"attn_norm.bias", SP_D_MODEL, SP_ONE},
+    [SP_FFN_NORM_BIAS] = {"ffn_norm.bias", SP_D_MODEL, SP_ONE},
+    [SP_ATTN_QKV] = {"attn_qkv.weight", SP_D_MODEL, SP_QKV_DIM},
+    [SP_ATTN_QKV_BIAS] = {"attn_qkv.bias", SP_QKV_DIM, SP_ONE},
+    [SP_FFN_GATE_UP] = {"ffn_up.weight", SP_D_MODEL, SP_2_D_FFN}, /* the name of SP_FFN_UP: no row has both */
+    [SP_FFN_UP_BIAS] = {"ffn_up.bias", SP_D_FFN, SP_ONE},
+    [SP_FFN_DOWN_BIAS] = {"ffn_down.bias", SP_D_MODEL, SP_ONE},
 };
 
 #define BIT(role) (1u << (role))
@@ -33,6 +40,9 @@ enum {
     HEAD_NORMS = BIT(SP_ATTN_Q_NORM) | BIT(SP_ATTN_K_NORM),
     POST_NORMS = BIT(SP_ATTN_POST_NORM) | BIT(SP_FFN_POST_NORM),
     PRE_NORMS = BIT(SP_ATTN_NORM) | BIT(SP_FFN_NORM),
+    FUSED = BIT(SP_ATTN_QKV) | BIT(SP_ATTN_OUT) | BIT(SP_FFN_DOWN) | PRE_NORMS,
+    BIASES = BIT(SP_ATTN_NORM_BIAS) | BIT(SP_FFN_NORM_BIAS) | BIT(SP_ATTN_QKV_BIAS) | BIT(SP_ATTN_OUT_BIAS) | BIT(SP_FFN_UP_BIAS) |
+             BIT(SP_FFN_DOWN_BIAS),
     PLAIN = QKV | BIT(SP_ATTN_OUT) | GATED_FFN | PRE_NORMS,
 };
 
@@ -41,14 +51,38 @@ static const sp_architecture architectures[] = {
     {.name = "qwen2", .required = PLAIN | QKV_BIASES, .rope_by_halves = true},
     {.name = "qwen3", .required = PLAIN | HEAD_NORMS, .rope_by_halves = true},
     {.name = "smollm3", .required = PLAIN, .optional = QKV_BIASES | BIT(SP_ATTN_OUT_BIAS), .no_rope_period = 4},
+    {.name = "gemma2",
+     .required = PLAIN | POST_NORMS,
+     .activation = SP_GELU_TANH,
+     .rope_by_halves = true,
+     .has_window = true,
+     .default_window = 4096,
+     .global_period = 2,
+     .scale_embeddings = true,
+     .attention_soft_cap = 50,
+     .logit_soft_cap = 30,
+     .share_scaled_layers = 46},
     {.name = "gemma3",
      .required = PLAIN | HEAD_NORMS | POST_NORMS,
+     .activation = SP_GELU_TANH,
      .rope_by_halves = true,
      .has_window = true,
      .global_period = 6,
      .local_rope_base = 10000,
      .scale_embeddings = true,
-     .gelu = true},
+     .share_scaled_layers = 62},
+    {.name = "phi3", .required = FUSED | BIT(SP_FFN_GATE_UP), .rope_by_halves = true, .has_window = true},
+    {.name = "gpt2",
+     .required = FUSED | BIT(SP_FFN_UP) | BIASES,
+     .activation = SP_GELU_TANH,
+     .layer_norm = true,
+     .learned_positions = true},
+    {.name = "gptneox",
+     .required = FUSED | BIT(SP_FFN_UP) | BIASES,
+     .activation = SP_GELU,
+     .layer_norm = true,
+     .parallel = true,
+     .rope_by_halves = true},
 };
 
 enum { N_ARCHITECTURES = sizeof architectures / sizeof *architectures };

@@ -6,22 +6,25 @@
 #include "model/internal.h"
 #include "tensor/kernels.h"
 
-static void normalise_backward(float *dx, const float *dy, const float *x, const float *w, const float *rrms, size_t n, size_t d)
+static void normalise_backward(float *dx, const float *dy, const float *x, const sp_norm *norm, const float *rrms, size_t n,
+                               size_t d)
 {
     const sp_kernels *kernels = sp_kernels_select();
+    void (*kernel)(float *, const float *, const float *, const float *, float, size_t) =
+        norm->bias ? kernels->layer_norm_backward : kernels->rms_norm_backward;
     double begin = sp_seconds();
 #pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < n; r++) kernels->rms_norm_backward(dx + r * d, dy + r * d, x + r * d, w, rrms[r], d);
+    for (size_t r = 0; r < n; r++) kernel(dx + r * d, dy + r * d, x + r * d, norm->weight, rrms[r], d);
     sp_profile_add_region(SP_PART_NORM, begin);
 }
 
 /* *dy (n, d_model): from the gradient of the stream to that of what a block's last product added to it. */
-static sp_status branch_backward(const float **dy, const float *dx, const sp_branch *branch, const float *norm,
+static sp_status branch_backward(const float **dy, const float *dx, const sp_branch *branch, const sp_norm *norm,
                                  const sp_engine *engine, size_t n)
 {
     size_t d = engine->model->d_model;
     *dy = dx;
-    if (!norm) return SP_OK;
+    if (!norm->weight) return SP_OK;
     float *before = sp_arena_alloc(engine->arena, n * d, sizeof *before);
     if (!before) return SP_ERR_MEMORY;
     memset(before, 0, n * d * sizeof *before);
@@ -30,31 +33,36 @@ static sp_status branch_backward(const float **dy, const float *dx, const sp_bra
     return SP_OK;
 }
 
-/* dx, the gradient of x_out, becomes that of x_mid. */
-static sp_status feed_forward_backward(float *dx, const sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w,
-                                       size_t n)
+/* Gradients of activations become those of what the first product gave, in its place. */
+static void activate_backward(float *gate_up, const float *dh, const sp_model *m, size_t n)
+{
+    void (*kernel)(float *, float *, const float *, size_t) = sp_kernels_select()->activate_backward[m->architecture->activation];
+    size_t d_ffn = m->d_ffn, width = sp_model_up_width(m);
+    double begin = sp_seconds();
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) {
+        float *row = gate_up + r * width;
+        kernel(row, width > d_ffn ? row + d_ffn : NULL, dh + r * d_ffn, d_ffn);
+    }
+    sp_profile_add_region(SP_PART_ACTIVATION, begin);
+}
+
+/* dx (n, d_model) is the gradient of x_out. d_input += that of what the block read: dx itself, where that was x_mid. */
+static sp_status feed_forward_backward(float *d_input, const float *dx, const sp_layer_state *state, sp_engine *engine,
+                                       const sp_layer_weights *w, size_t n)
 {
     const sp_model *m = engine->model;
-    const sp_kernels *kernels = sp_kernels_select();
-    size_t d = m->d_model, d_ffn = m->d_ffn;
+    size_t d = m->d_model, d_ffn = m->d_ffn, width = sp_model_up_width(m);
     float *dh = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
     float *dnormed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
     if (!dh || !dnormed) return SP_ERR_MEMORY;
     const float *dy;
-    sp_status st = branch_backward(&dy, dx, &state->ffn_branch, w->vectors.ffn_post_norm, engine, n);
+    sp_status st = branch_backward(&dy, dx, &state->ffn_branch, &w->vectors.ffn_post_norm, engine, n);
     if (!st) st = sp_linear_backward(dh, d_ffn, dy, d, &w->down, n, false, m->compute, engine->arena);
     if (st) return st;
-    void (*activate_backward)(float *, float *, const float *, size_t) =
-        m->architecture->gelu ? kernels->geglu_backward : kernels->swiglu_backward;
-    double begin = sp_seconds();
-#pragma omp parallel for schedule(static)
-    for (size_t r = 0; r < n; r++) {
-        float *gate = state->gate_up + r * 2 * d_ffn;
-        activate_backward(gate, gate + d_ffn, dh + r * d_ffn, d_ffn);
-    }
-    sp_profile_add_region(SP_PART_ACTIVATION, begin);
-    st = sp_linear_backward(dnormed, d, state->gate_up, 2 * d_ffn, &w->gate_up, n, false, m->compute, engine->arena);
-    if (!st) normalise_backward(dx, dnormed, state->x_mid, w->vectors.ffn_norm, state->rrms_mid, n, d);
+    activate_backward(state->gate_up, dh, m, n);
+    st = sp_linear_backward(dnormed, d, state->gate_up, width, &w->gate_up, n, false, m->compute, engine->arena);
+    if (!st) normalise_backward(d_input, dnormed, state->ffn_x, &w->vectors.ffn_norm, state->rrms_ffn, n, d);
     return st;
 }
 
@@ -102,7 +110,7 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     if (!dattended) return SP_ERR_MEMORY;
     const float *dy;
     sp_status st = sp_projections_allocate(g, engine, layer, engine->n_given);
-    if (!st) st = branch_backward(&dy, dx, &state->attn_branch, w->vectors.attn_post_norm, engine, plan->n_queries);
+    if (!st) st = branch_backward(&dy, dx, &state->attn_branch, &w->vectors.attn_post_norm, engine, plan->n_queries);
     if (!st) st = sp_linear_backward(dattended, q_dim, dy, d, &w->out, plan->n_queries, false, m->compute, engine->arena);
     if (st) return st;
     const sp_keys keys = {engine->stores[layer].kt, engine->stores[layer].ld, engine->stores[layer].v};
@@ -122,6 +130,25 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
     return SP_OK;
 }
 
+/* dx (n_queries, d_model), the gradient of x_out, becomes all of the input's gradient that does not come through queries, keys and
+ * values, whose own are in g. */
+static sp_status blocks_backward(sp_projections *g, float *dx, const sp_layer_state *state, sp_engine *engine, size_t layer,
+                                 const sp_layer_weights *w)
+{
+    size_t n = sp_layer_plan(engine, layer)->n_queries, n_floats = n * engine->model->d_model;
+    if (!engine->model->parallel) {
+        sp_status st = feed_forward_backward(dx, dx, state, engine, w, n);
+        return st ? st : attention_backward(g, dx, state, engine, layer, w);
+    }
+    float *beside = sp_arena_alloc(engine->arena, n_floats, sizeof *beside); /* attention reads dx without it */
+    if (!beside) return SP_ERR_MEMORY;
+    memset(beside, 0, n_floats * sizeof *beside);
+    sp_status st = feed_forward_backward(beside, dx, state, engine, w, n);
+    if (!st) st = attention_backward(g, dx, state, engine, layer, w);
+    for (size_t i = 0; i < n_floats && !st; i++) dx[i] += beside[i];
+    return st;
+}
+
 /* dx_in (n_needed, d) = gradient of the layer's input, for its first n_needed rows, where every row was a query. */
 static sp_status input_gradient_all(float *dx_in, const float *dx, const sp_projections *g, const sp_layer_state *state,
                                     sp_engine *engine, const sp_layer_weights *w, size_t n_needed)
@@ -133,7 +160,7 @@ static sp_status input_gradient_all(float *dx_in, const float *dx, const sp_proj
     sp_status st = sp_linear_backward(dnormed, d, g->q, g->ldq, &w->qkv, n_needed, false, m->compute, engine->arena);
     if (st) return st;
     memcpy(dx_in, dx, n_needed * d * sizeof *dx);
-    normalise_backward(dx_in, dnormed, state->x, w->vectors.attn_norm, state->rrms, n_needed, d);
+    normalise_backward(dx_in, dnormed, state->x, &w->vectors.attn_norm, state->rrms, n_needed, d);
     return SP_OK;
 }
 
@@ -158,7 +185,7 @@ static sp_status input_gradient_read(float *dx_in, const float *dx, const sp_pro
         memcpy(dx_in + row * d, dx + i * d, d * sizeof *dx);
         for (size_t j = 0; j < d; j++) dnormed[row * d + j] += dread[i * d + j];
     }
-    normalise_backward(dx_in, dnormed, state->x, w->vectors.attn_norm, state->rrms, n_needed, d);
+    normalise_backward(dx_in, dnormed, state->x, &w->vectors.attn_norm, state->rrms, n_needed, d);
     return SP_OK;
 }
 
@@ -179,8 +206,7 @@ static sp_status layer_backward(float *dx_in, float *d_prompt, float *dx, sp_eng
     sp_layer_weights weights;
     sp_weights_get_layer(&weights, engine->model, layer);
     sp_projections g;
-    sp_status st = feed_forward_backward(dx, state, engine, &weights, sp_layer_plan(engine, layer)->n_queries);
-    if (!st) st = attention_backward(&g, dx, state, engine, layer, &weights);
+    sp_status st = blocks_backward(&g, dx, state, engine, layer, &weights);
     if (st) return st;
     if (engine->n_given) sp_given_gradient(d_prompt, engine, layer, g.kv - engine->n_given * g.ldkv, g.ldkv);
     if (n_needed == 0) return SP_OK;
@@ -196,7 +222,7 @@ sp_status sp_backward_layers(float *d_prompt, sp_engine *engine)
     float *dx_in = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
     if (!dx || !dx_in) return SP_ERR_MEMORY;
     memset(dx, 0, n_read * d * sizeof *dx);
-    normalise_backward(dx, engine->dnormed, engine->hidden, m->output_norm_f32, engine->rrms_hidden, n_read, d);
+    normalise_backward(dx, engine->dnormed, engine->hidden, &m->final_norm, engine->rrms_hidden, n_read, d);
     for (size_t l = m->n_layer; l-- > 0;) {
         sp_arena_mark mark = sp_arena_get_mark(engine->arena);
         sp_status st = layer_backward(dx_in, d_prompt, dx, engine, l);

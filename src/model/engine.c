@@ -95,7 +95,7 @@ static sp_status find_positions(sp_engine *engine)
         return sp_fail(SP_ERR_ARGUMENT,
                        "%zu tokens, the prompt's included, do not fit the model's context of %zu; shorten the text", furthest + 1,
                        context);
-    sp_status st = sp_rope_reserve(engine->model->rope, furthest + 1);
+    sp_status st = engine->model->rope ? sp_rope_reserve(engine->model->rope, furthest + 1) : SP_OK;
     return st || !engine->model->local_rope ? st : sp_rope_reserve(engine->model->local_rope, furthest + 1);
 }
 
@@ -182,13 +182,47 @@ sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass)
 
 /* ---- logits and losses ---- */
 
-sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
+void sp_cap_logits(float *logits, float *slopes, const sp_model *m, size_t n)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t n_vocab = m->n_vocab;
+    if (m->logit_soft_cap == 0) return;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++)
+        kernels->soft_cap(logits + r * n_vocab, slopes ? slopes + r * n_vocab : NULL, m->logit_soft_cap, n_vocab);
+}
+
+void sp_cap_logits_backward(float *gradient, const float *slopes, const sp_model *m, size_t n)
+{
+    const sp_kernels *kernels = sp_kernels_select();
+    size_t n_vocab = m->n_vocab;
+    if (m->logit_soft_cap == 0) return;
+#pragma omp parallel for schedule(static)
+    for (size_t r = 0; r < n; r++) kernels->multiply(gradient + r * n_vocab, slopes + r * n_vocab, n_vocab);
+}
+
+sp_status sp_allocate_slopes(float **out, sp_engine *engine, size_t n)
+{
+    bool capped = engine->model->logit_soft_cap != 0;
+    *out = capped ? sp_arena_alloc(engine->arena, n * engine->model->n_vocab, sizeof **out) : NULL;
+    return capped && !*out ? SP_ERR_MEMORY : SP_OK;
+}
+
+/* Of read rows first .. first + n. slopes: of sp_cap_logits. */
+static sp_status compute_logits(float *out, float *slopes, sp_engine *engine, size_t first, size_t n)
 {
     sp_model *m = engine->model;
-    int n_callers = sp_engine_enter(engine);
     sp_weight head = sp_weights_get_head(m);
     const float *normed = engine->normed + first * m->d_model;
-    return sp_engine_leave(n_callers, sp_linear(out, m->n_vocab, normed, m->d_model, &head, n, false, m->compute, engine->arena));
+    sp_status st = sp_linear(out, m->n_vocab, normed, m->d_model, &head, n, false, m->compute, engine->arena);
+    if (!st) sp_cap_logits(out, slopes, m, n);
+    return st;
+}
+
+sp_status sp_engine_logits(float *out, sp_engine *engine, size_t first, size_t n)
+{
+    int n_callers = sp_engine_enter(engine);
+    return sp_engine_leave(n_callers, compute_logits(out, NULL, engine, first, n));
 }
 
 void sp_log_sums(double *out, const float *logits, size_t n, size_t n_vocab)
@@ -221,19 +255,21 @@ sp_status sp_check_losses(const double *losses, size_t n, const sp_engine *engin
     return SP_OK;
 }
 
-/* The targets of read rows first .. first + n, at most SP_LOGIT_ROWS_AT_ONCE of them. */
+/* The targets of read rows first .. first + n, at most SP_LOGIT_ROWS_AT_ONCE of them. slopes: NULL, or room for them beside logits.
+ */
 static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets, size_t first,
-                                    size_t n, float *logits, bool with_gradient)
+                                    size_t n, float *logits, float *slopes, bool with_gradient)
 {
     sp_model *m = engine->model;
     double lse[SP_LOGIT_ROWS_AT_ONCE];
-    sp_status st = sp_engine_logits(logits, engine, first, n);
+    sp_status st = compute_logits(logits, slopes, engine, first, n);
     if (st) return st;
     sp_log_sums(lse, logits, n, m->n_vocab);
     for (size_t t = 0; t < n_targets; t++)
         nll[t] = lse[targets[t].read - first] - logits[(targets[t].read - first) * m->n_vocab + (size_t)targets[t].token];
     if (!with_gradient) return sp_check_losses(nll, n_targets, engine);
     cross_entropy_backward(logits, lse, targets, n_targets, first, n, m->n_vocab);
+    sp_cap_logits_backward(logits, slopes, m, n);
     sp_weight head = sp_weights_get_head(m);
     return sp_linear_backward(engine->dnormed + first * m->d_model, m->d_model, logits, m->n_vocab, &head, n, false, m->compute,
                               engine->arena);
@@ -259,13 +295,14 @@ static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *
         return SP_ERR_MEMORY;
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     size_t rows = n_read < SP_LOGIT_ROWS_AT_ONCE ? n_read : (size_t)SP_LOGIT_ROWS_AT_ONCE;
-    float *logits = sp_arena_alloc(engine->arena, rows * m->n_vocab, sizeof(float));
-    if (!logits) return SP_ERR_MEMORY;
+    float *logits = sp_arena_alloc(engine->arena, rows * m->n_vocab, sizeof(float)), *slopes = NULL;
+    if (with_gradient) st = sp_allocate_slopes(&slopes, engine, rows);
+    if (!logits || st) return SP_ERR_MEMORY;
     for (size_t first = 0, t = 0; first < n_read && !st; first += rows) {
         size_t n = n_read - first < rows ? n_read - first : rows, end = t;
         while (end < n_targets && targets[end].read < first + n) end++;
         if (end > t || with_gradient)
-            st = cross_entropy_part(nll + t, engine, targets + t, end - t, first, n, logits, with_gradient);
+            st = cross_entropy_part(nll + t, engine, targets + t, end - t, first, n, logits, slopes, with_gradient);
         t = end;
     }
     sp_arena_reset(engine->arena, mark);

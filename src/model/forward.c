@@ -15,12 +15,14 @@ enum {
     ROWS_OF_A_LINE = 16 /* numbers of a cache line: rows whose keys are turned into columns together */
 };
 
-static void normalise(float *y, float *rrms, const float *x, const float *w, float eps, size_t n, size_t d)
+static void normalise(float *y, float *rrms, const float *x, const sp_norm *norm, float eps, size_t n, size_t d)
 {
     const sp_kernels *kernels = sp_kernels_select();
     double begin = sp_seconds();
 #pragma omp parallel for schedule(static) if (n > FEW_ROWS)
-    for (size_t r = 0; r < n; r++) rrms[r] = kernels->rms_norm(y + r * d, x + r * d, w, eps, d);
+    for (size_t r = 0; r < n; r++)
+        rrms[r] = norm->bias ? kernels->layer_norm(y + r * d, x + r * d, norm->weight, norm->bias, eps, d)
+                             : kernels->rms_norm(y + r * d, x + r * d, norm->weight, eps, d);
     sp_profile_add_region(SP_PART_NORM, begin);
 }
 
@@ -180,17 +182,17 @@ static sp_status project(sp_projections *p, float *rrms, const float *x, sp_engi
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     float *normed = sp_arena_alloc(engine->arena, engine->n * m->d_model, sizeof(float));
     if (!normed) return SP_ERR_MEMORY;
-    normalise(normed, rrms, x, w->vectors.attn_norm, m->norm_eps, engine->n, m->d_model);
+    normalise(normed, rrms, x, &w->vectors.attn_norm, m->norm_eps, engine->n, m->d_model);
     sp_status st = sp_is_last_layer(engine, layer) ? project_read(p, engine, w, normed, plan) : project_all(p, engine, w, normed);
     if (!st) add_qkv_bias(p, engine, w->vectors.qkv_bias, plan->n_queries);
     sp_arena_reset(engine->arena, mark);
     return st;
 }
 
-static sp_status allocate_branch(sp_branch *out, const sp_engine *engine, const float *norm, size_t n)
+static sp_status allocate_branch(sp_branch *out, const sp_engine *engine, const sp_norm *norm, size_t n)
 {
     *out = (sp_branch){NULL, NULL};
-    if (!norm) return SP_OK;
+    if (!norm->weight) return SP_OK;
     out->x = sp_arena_alloc(engine->arena, n * engine->model->d_model, sizeof *out->x);
     out->rrms = sp_arena_alloc(engine->arena, n, sizeof *out->rrms);
     return out->x && out->rrms ? SP_OK : SP_ERR_MEMORY;
@@ -198,15 +200,15 @@ static sp_status allocate_branch(sp_branch *out, const sp_engine *engine, const 
 
 /* stream (n, d_model) += y = in W^T + bias, or norm(y), where the branch is there to keep y. */
 static sp_status add_branch(float *stream, const sp_branch *branch, const float *in, const sp_weight *w, const float *bias,
-                            const float *norm, const sp_engine *engine, size_t n)
+                            const sp_norm *norm, const sp_engine *engine, size_t n)
 {
     const sp_model *m = engine->model;
     size_t d = m->d_model;
-    float *y = norm ? branch->x : stream;
-    sp_status st = sp_linear(y, d, in, w->n_in, w, n, !norm, m->compute, engine->arena);
+    float *y = norm->weight ? branch->x : stream;
+    sp_status st = sp_linear(y, d, in, w->n_in, w, n, y == stream, m->compute, engine->arena);
     if (st) return st;
     add_bias(y, d, bias, n, d);
-    if (!norm) return SP_OK;
+    if (y == stream) return SP_OK;
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     float *normed = sp_arena_alloc(engine->arena, n * d, sizeof *normed);
     if (!normed) return SP_ERR_MEMORY;
@@ -226,7 +228,7 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     float *x_mid = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof(float));
     sp_projections p;
     sp_status st = rrms && x_mid ? sp_projections_allocate(&p, engine, layer, 0) : SP_ERR_MEMORY;
-    if (!st) st = allocate_branch(&state->attn_branch, engine, w->vectors.attn_post_norm, plan->n_queries);
+    if (!st) st = allocate_branch(&state->attn_branch, engine, &w->vectors.attn_post_norm, plan->n_queries);
     if (!st) st = project(&p, rrms, state->x, engine, layer, w, plan);
     if (!st) st = normalise_heads(state, &p, engine, w, plan->n_queries);
     if (st) return st;
@@ -237,35 +239,58 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     state->x_mid = x_mid;
     if ((st = attend(state, engine, layer, plan))) return st;
     gather_queries(x_mid, state->x, engine, plan, d);
-    return add_branch(x_mid, &state->attn_branch, state->attended, &w->out, w->vectors.out_bias, w->vectors.attn_post_norm, engine,
+    return add_branch(x_mid, &state->attn_branch, state->attended, &w->out, w->vectors.out_bias, &w->vectors.attn_post_norm, engine,
                       plan->n_queries);
+}
+
+/* h (n, d_ffn) = activation(gate) * up, or activation(up), of rows as the first product gives them. */
+static void activate(float *h, const float *gate_up, const sp_model *m, size_t n)
+{
+    void (*kernel)(float *, const float *, const float *, size_t) = sp_kernels_select()->activate[m->architecture->activation];
+    size_t d_ffn = m->d_ffn, width = sp_model_up_width(m);
+    double begin = sp_seconds();
+#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
+    for (size_t r = 0; r < n; r++) {
+        const float *row = gate_up + r * width;
+        kernel(h + r * d_ffn, row, width > d_ffn ? row + d_ffn : NULL, d_ffn);
+    }
+    sp_profile_add_region(SP_PART_ACTIVATION, begin);
+}
+
+/* What the block reads: x_mid, or, beside attention, the layer's input, of the plan's queries. */
+static sp_status choose_ffn_input(sp_layer_state *state, sp_engine *engine, size_t layer, const sp_attention_plan *plan)
+{
+    size_t d = engine->model->d_model;
+    state->ffn_x = engine->model->parallel ? state->x : state->x_mid;
+    if (state->ffn_x == state->x_mid || !sp_is_last_layer(engine, layer)) return SP_OK;
+    float *read = sp_arena_alloc(engine->arena, plan->n_queries * d, sizeof *read);
+    if (!read) return SP_ERR_MEMORY;
+    gather_queries(read, state->x, engine, plan, d);
+    state->ffn_x = read;
+    return SP_OK;
 }
 
 /* x_out = x_mid + down(activation(gate) * up). */
 static sp_status feed_forward_block(float *x_out, sp_layer_state *state, sp_engine *engine, const sp_layer_weights *w, size_t n)
 {
     const sp_model *m = engine->model;
-    const sp_kernels *kernels = sp_kernels_select();
-    size_t d = m->d_model, d_ffn = m->d_ffn;
+    size_t d = m->d_model, d_ffn = m->d_ffn, width = sp_model_up_width(m);
     float *rrms = sp_arena_alloc(engine->arena, n, sizeof(float));
-    float *gate_up = sp_arena_alloc(engine->arena, n * 2 * d_ffn, sizeof(float));
-    sp_status st = allocate_branch(&state->ffn_branch, engine, w->vectors.ffn_post_norm, n);
+    float *gate_up = sp_arena_alloc(engine->arena, n * width, sizeof(float));
+    sp_status st = allocate_branch(&state->ffn_branch, engine, &w->vectors.ffn_post_norm, n);
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     float *normed = sp_arena_alloc(engine->arena, n * d, sizeof(float));
     float *h = sp_arena_alloc(engine->arena, n * d_ffn, sizeof(float));
     if (st || !rrms || !gate_up || !normed || !h) return SP_ERR_MEMORY;
-    state->rrms_mid = rrms;
+    state->rrms_ffn = rrms;
     state->gate_up = gate_up;
-    normalise(normed, rrms, state->x_mid, w->vectors.ffn_norm, m->norm_eps, n, d);
-    st = sp_linear(gate_up, 2 * d_ffn, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
+    normalise(normed, rrms, state->ffn_x, &w->vectors.ffn_norm, m->norm_eps, n, d);
+    st = sp_linear(gate_up, width, normed, d, &w->gate_up, n, false, m->compute, engine->arena);
     if (st) return st;
-    void (*activate)(float *, const float *, const float *, size_t) = m->architecture->gelu ? kernels->geglu : kernels->swiglu;
-    double begin = sp_seconds();
-#pragma omp parallel for schedule(static) if (n > FEW_ROWS)
-    for (size_t r = 0; r < n; r++) activate(h + r * d_ffn, gate_up + r * 2 * d_ffn, gate_up + r * 2 * d_ffn + d_ffn, d_ffn);
-    sp_profile_add_region(SP_PART_ACTIVATION, begin);
+    add_bias(gate_up + width - d_ffn, width, w->vectors.up_bias, n, d_ffn);
+    activate(h, gate_up, m, n);
     memcpy(x_out, state->x_mid, n * d * sizeof *x_out);
-    st = add_branch(x_out, &state->ffn_branch, h, &w->down, NULL, w->vectors.ffn_post_norm, engine, n);
+    st = add_branch(x_out, &state->ffn_branch, h, &w->down, w->vectors.down_bias, &w->vectors.ffn_post_norm, engine, n);
     sp_arena_reset(engine->arena, mark);
     return st;
 }
@@ -276,21 +301,34 @@ static sp_status layer_forward(float *x_out, sp_layer_state *state, sp_engine *e
     sp_layer_weights weights;
     sp_weights_get_layer(&weights, engine->model, layer);
     sp_status st = attention_block(state, engine, layer, &weights, plan);
+    if (!st) st = choose_ffn_input(state, engine, layer, plan);
     return st ? st : feed_forward_block(x_out, state, engine, &weights, plan->n_queries);
 }
 
-/* The stream's first row of all: embeddings of tokens, and the soft prompts. */
+/* x (d_model) += a position's vector; `scratch` as long. */
+static void add_position(float *x, float *scratch, const sp_model *m, size_t position)
+{
+    sp_weights_expand_rows(scratch, m->positions, position, 1);
+    for (size_t i = 0; i < m->d_model; i++) x[i] += scratch[i];
+}
+
+/* The stream's first row of all: embeddings of tokens, and the soft prompts; positions, where they are learned, on both. */
 static sp_status embed_rows(float *x, const sp_engine *engine, const float *prompt)
 {
     const sp_model *m = engine->model;
     sp_status st = SP_OK;
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    float *scratch = m->positions ? sp_arena_alloc(engine->arena, m->d_model, sizeof *scratch) : NULL;
+    if (m->positions && !scratch) return SP_ERR_MEMORY;
     for (size_t r = 0; r < engine->n && !st; r++, x += m->d_model) {
         size_t row = engine->first_row + r;
         if (prompt && row < engine->n_prompt)
             memcpy(x, prompt + (row - engine->n_given) * m->d_model, m->d_model * sizeof *x);
         else
             st = sp_model_embed(x, m, &engine->tree->tokens[row], 1);
+        if (!st && m->positions) add_position(x, scratch, m, engine->positions[r]);
     }
+    sp_arena_reset(engine->arena, mark);
     return st;
 }
 
@@ -300,7 +338,7 @@ static sp_status final_norm(sp_engine *engine, size_t n_read)
     engine->rrms_hidden = sp_arena_alloc(engine->arena, n_read, sizeof(float));
     engine->normed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float));
     if (!engine->rrms_hidden || !engine->normed) return SP_ERR_MEMORY;
-    normalise(engine->normed, engine->rrms_hidden, engine->hidden, m->output_norm_f32, m->norm_eps, n_read, m->d_model);
+    normalise(engine->normed, engine->rrms_hidden, engine->hidden, &m->final_norm, m->norm_eps, n_read, m->d_model);
     return SP_OK;
 }
 

@@ -14,7 +14,7 @@
 static size_t key_dimension(const sp_model *m, size_t i)
 {
     size_t half = m->d_head / 2;
-    if (m->rope_by_halves) return i;
+    if (!m->rope || m->rope_by_halves) return i;
     return i < half ? 2 * i : 2 * (i - half) + 1;
 }
 

@@ -20,12 +20,17 @@ typedef struct sp_layer_tensors { /* as they stand in the file; NULL where there
     const sp_gguf_tensor *of[SP_N_LAYER_TENSORS];
 } sp_layer_tensors;
 
-typedef struct sp_layer_vectors {                /* a layer's small tensors, in f32 */
-    const float *attn_norm, *ffn_norm;           /* (d_model) */
-    const float *qkv_bias;                       /* (q_dim + 2 kv_dim), or NULL */
-    const float *out_bias;                       /* (d_model), or NULL */
-    const float *q_norm, *k_norm;                /* (d_head), or NULL */
-    const float *attn_post_norm, *ffn_post_norm; /* (d_model), or NULL */
+typedef struct sp_norm {        /* both (d), in f32 */
+    const float *weight, *bias; /* weight NULL: no norm. bias NULL: RMSNorm, else LayerNorm */
+} sp_norm;
+
+typedef struct sp_layer_vectors {          /* a layer's small tensors, in f32 */
+    sp_norm attn_norm, ffn_norm;           /* of d_model numbers */
+    sp_norm attn_post_norm, ffn_post_norm; /* the same, or none */
+    const float *q_norm, *k_norm;          /* (d_head), or NULL */
+    const float *qkv_bias;                 /* (q_dim + 2 kv_dim), or NULL */
+    const float *out_bias, *down_bias;     /* (d_model), or NULL */
+    const float *up_bias;                  /* (d_ffn), or NULL */
 } sp_layer_vectors;
 
 struct sp_model {
@@ -37,20 +42,23 @@ struct sp_model {
     size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
     size_t window, global_period; /* sp_model_has_window */
     bool rope_by_halves;          /* which pairs RoPE turns, in this model's rows of q and k: sp_rope_options */
+    bool parallel;                /* both blocks read the layer's input */
     float norm_eps;
     float embedding_scale, attention_scale;
-    sp_rope *rope, *local_rope; /* local_rope: of layers with a window, NULL where they have the others' */
+    float attention_soft_cap, logit_soft_cap; /* 0: none */
+    sp_rope *rope, *local_rope; /* NULL: none; local_rope: of layers with a window, NULL where they have the others' */
     sp_layer_tensors *layers;
-    const sp_gguf_tensor *embedding, *output_norm, *output; /* output == embedding: tied */
+    const sp_gguf_tensor *embedding, *positions;                   /* positions (context_length, d_model), or NULL */
+    const sp_gguf_tensor *output_norm, *output_norm_bias, *output; /* output == embedding: tied; bias NULL: RMSNorm */
     uint64_t n_parameters;
 
     sp_weights weights;        /* MAPPED or F32, once loaded */
     sp_compute compute;        /* F32 or BF16, once loaded */
     float *expanded;           /* F32: all layers, then the output head; MAPPED: NULL */
     bool *is_expanded;         /* F32: (n_layer + 1) */
-    float *output_norm_f32;    /* (d_model): small, always expanded, as are all vectors */
-    float *vectors_f32;        /* what `vectors` points into */
+    float *vectors_f32;        /* what `vectors` and final_norm point into: small, always expanded */
     sp_layer_vectors *vectors; /* (n_layer) */
+    sp_norm final_norm;
 };
 
 /* ---- weights.c: tensors as products read them ---- */
@@ -59,7 +67,7 @@ typedef struct sp_layer_weights {
     sp_layer_vectors vectors;
     sp_weight qkv;     /* q, k, v: (q_dim + 2 kv_dim, d_model) */
     sp_weight out;     /* (d_model, q_dim) */
-    sp_weight gate_up; /* gate, up: (2 d_ffn, d_model) */
+    sp_weight gate_up; /* gate, up: (2 d_ffn, d_model), or up alone: (d_ffn, d_model) */
     sp_weight down;    /* (d_model, d_ffn) */
 } sp_layer_weights;
 
@@ -81,6 +89,30 @@ static inline size_t sp_model_kv_dim(const sp_model *model)
     return model->n_head_kv * model->d_head;
 }
 
+static inline size_t sp_model_length(const sp_model *model, sp_length length)
+{
+    const size_t lengths[SP_N_LENGTHS] = {[SP_ONE] = 1,
+                                          [SP_D_MODEL] = model->d_model,
+                                          [SP_D_HEAD] = model->d_head,
+                                          [SP_Q_DIM] = sp_model_q_dim(model),
+                                          [SP_KV_DIM] = sp_model_kv_dim(model),
+                                          [SP_QKV_DIM] = sp_model_q_dim(model) + 2 * sp_model_kv_dim(model),
+                                          [SP_D_FFN] = model->d_ffn,
+                                          [SP_2_D_FFN] = 2 * model->d_ffn};
+    return lengths[length];
+}
+
+/* Is the feed-forward block's activation a gate for another product? */
+static inline bool sp_model_is_gated(const sp_model *model)
+{
+    return model->architecture->required >> SP_FFN_GATE & 1 || model->architecture->required >> SP_FFN_GATE_UP & 1;
+}
+/* What the block's first product gives a row. */
+static inline size_t sp_model_up_width(const sp_model *model)
+{
+    return sp_model_is_gated(model) ? 2 * model->d_ffn : model->d_ffn;
+}
+
 /* Does a layer's attention reach back only `window` positions? All layers do where there is a window, but for the last of every
  * global_period. */
 static inline bool sp_model_has_window(const sp_model *model, size_t layer)
@@ -98,7 +130,7 @@ static inline const sp_rope *sp_model_rope(const sp_model *model, size_t layer)
 
 static inline sp_attention_shape sp_model_attention_shape(const sp_model *model)
 {
-    return (sp_attention_shape){model->n_head, model->n_head_kv, model->d_head, model->attention_scale};
+    return (sp_attention_shape){model->n_head, model->n_head_kv, model->d_head, model->attention_scale, model->attention_soft_cap};
 }
 
 /* ---- plan.c: which queries see which spans ---- */
@@ -115,7 +147,7 @@ typedef struct sp_branch { /* what a block adds to the stream, where a norm stan
 
 typedef struct sp_layer_state { /* what a layer's backward reads */
     const float *x;             /* (n, d_model) its input */
-    const float *rrms;          /* (n) of attn_norm */
+    const float *rrms;          /* (n) of attn_norm; of a LayerNorm, here and below, 1 / standard deviation */
     const float *q;             /* (n_queries, q_dim), rows ldq apart, turned by RoPE */
     size_t ldq;
     const float *plain_q, *plain_k; /* (n_queries, q_dim), (n, kv_dim) before the norm of heads; NULL where there is none */
@@ -123,8 +155,9 @@ typedef struct sp_layer_state { /* what a layer's backward reads */
     const float *attended;                   /* (n_queries, q_dim) */
     const float *lse;                        /* (n_queries, n_head) */
     const float *x_mid;                      /* (n_queries, d_model) behind attention */
-    const float *rrms_mid;                   /* (n_queries) of ffn_norm */
-    float *gate_up;                          /* (n_queries, 2 d_ffn); backward overwrites it */
+    const float *ffn_x;                      /* (n_queries, d_model) what the feed-forward block reads: x_mid, or rows of x */
+    const float *rrms_ffn;                   /* (n_queries) of ffn_norm */
+    float *gate_up;                          /* (n_queries, sp_model_up_width); backward overwrites it */
     sp_branch attn_branch, ffn_branch;
 } sp_layer_state;
 
@@ -178,6 +211,12 @@ sp_status sp_engine_leave(int n_callers, sp_status st);
 
 /* Losses hold the logits of so many rows at a time. */
 enum { SP_LOGIT_ROWS_AT_ONCE = 32 };
+
+/* Logits (n, n_vocab) through the model's soft cap, where it has one. slopes, where it is not NULL: the cap's derivative is written
+ * there, which backward multiplies gradients by; room for them is allocated only where there is a cap, else *out is NULL. */
+void sp_cap_logits(float *logits, float *slopes, const sp_model *model, size_t n);
+void sp_cap_logits_backward(float *gradient, const float *slopes, const sp_model *model, size_t n);
+sp_status sp_allocate_slopes(float **out, sp_engine *engine, size_t n);
 
 /* ln sum exp of each row of logits (n, n_vocab). */
 void sp_log_sums(double *out, const float *logits, size_t n, size_t n_vocab);

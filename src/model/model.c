@@ -10,6 +10,7 @@
 
 #include <xxhash.h>
 
+#include "base/sizes.h"
 #include "base/status.h"
 #include "model/internal.h"
 #include "tensor/kernels.h"
@@ -86,16 +87,6 @@ static sp_status refuse_experts(const sp_model *m)
                    m->path, n);
 }
 
-/* The largest gemma3 scales its scores by another number, which its file does not give. */
-static sp_status refuse_gemma_27b(const sp_model *m)
-{
-    char key[128];
-    if (strcmp(m->architecture->name, "gemma3") != 0 || m->n_layer != 62) return SP_OK;
-    if (sp_source_has(m->source, key_of(key, m, "attention.scale"))) return SP_OK;
-    return sp_fail(SP_ERR_UNSUPPORTED,
-                   "%s: gemma3 of 62 layers scales attention in a way this version does not know; use a smaller one", m->path);
-}
-
 /* Limits are far above any model, and low enough that no product of two of them wraps. */
 static sp_status read_sizes(sp_model *m)
 {
@@ -106,7 +97,8 @@ static sp_status read_sizes(sp_model *m)
     if ((st = read_size(&m->context_length, m, "context_length", 0, 1 << 28))) return st;
     if ((st = read_size(&m->n_head, m, "attention.head_count", 0, 1 << 16))) return st;
     if ((st = read_size(&m->n_head_kv, m, "attention.head_count_kv", m->n_head, 1 << 16))) return st;
-    if ((st = read_float(&m->norm_eps, m, "attention.layer_norm_rms_epsilon", 1e-5f))) return st;
+    const char *epsilon = m->architecture->layer_norm ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
+    if ((st = read_float(&m->norm_eps, m, epsilon, 1e-5f))) return st;
     if (m->n_head % m->n_head_kv)
         return sp_fail(SP_ERR_FORMAT, "%s: %zu heads cannot share %zu key heads evenly", m->path, m->n_head, m->n_head_kv);
     size_t even_share = m->d_model / m->n_head, d_value;
@@ -115,36 +107,38 @@ static sp_status read_sizes(sp_model *m)
     if (d_value != m->d_head)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: values of %zu dimensions beside keys of %zu are not supported", m->path, d_value,
                        m->d_head);
-    if ((st = read_float(&m->attention_scale, m, "attention.scale", 1 / sqrtf((float)m->d_head)))) return st;
-    m->embedding_scale = m->architecture->scale_embeddings ? sqrtf((float)m->d_model) : 1;
-    return refuse_gemma_27b(m);
+    return SP_OK;
 }
 
-/* Scores or logits through a tanh: gemma2 has them. Nothing here would. */
-static sp_status refuse_soft_caps(sp_model *m)
+static sp_status read_scales(sp_model *m)
 {
-    static const char *const names[] = {"attn_logit_softcapping", "final_logit_softcapping"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char key[128];
-        float cap = 0;
-        sp_status st = read_float(&cap, m, names[i], 0);
-        if (st) return st;
-        if (cap != 0)
-            return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s is %g; this version has no soft caps", m->path, key_of(key, m, names[i]),
-                           (double)cap);
-    }
-    return SP_OK;
+    const sp_architecture *a = m->architecture;
+    sp_status st;
+    size_t width = m->n_layer == a->share_scaled_layers ? m->d_model / m->n_head : m->d_head;
+    m->embedding_scale = a->scale_embeddings ? sqrtf((float)m->d_model) : 1;
+    if ((st = read_float(&m->attention_scale, m, "attention.scale", 0))) return st;
+    if (m->attention_scale == 0) m->attention_scale = 1 / sqrtf((float)width);
+    if ((st = read_float(&m->attention_soft_cap, m, "attn_logit_softcapping", a->attention_soft_cap))) return st;
+    return read_float(&m->logit_soft_cap, m, "final_logit_softcapping", a->logit_soft_cap);
+}
+
+static sp_status read_parallel(sp_model *m)
+{
+    char key[128];
+    m->parallel = m->architecture->parallel;
+    if (!m->parallel || !sp_source_has(m->source, key_of(key, m, "use_parallel_residual"))) return SP_OK;
+    return sp_source_get_bool(&m->parallel, m->source, key);
 }
 
 /* A window as long as the context is none. */
 static sp_status read_window(sp_model *m)
 {
     char key[128];
-    uint32_t window = 0;
-    if (!sp_source_has(m->source, key_of(key, m, "attention.sliding_window"))) return SP_OK;
-    sp_status st = sp_source_get_u32(&window, m->source, key);
-    if (st || window >= m->context_length) return st;
-    if (window && !m->architecture->has_window)
+    uint32_t window = (uint32_t)m->architecture->default_window;
+    sp_status st = SP_OK;
+    if (sp_source_has(m->source, key_of(key, m, "attention.sliding_window"))) st = sp_source_get_u32(&window, m->source, key);
+    if (st || window == 0 || window >= m->context_length) return st;
+    if (!m->architecture->has_window)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s is %" PRIu32 ", but this version knows no windows in the %s architecture",
                        m->path, key, window, m->architecture->name);
     m->window = window;
@@ -155,6 +149,11 @@ static sp_status read_window(sp_model *m)
 
 /* ---- rotary embedding ---- */
 
+/* Divisors of frequencies: llama 3's, and those of LongRoPE (arXiv 2402.13753), for texts within the original context and beyond.
+ */
+enum { ROPE_FREQS, SHORT_FACTORS, LONG_FACTORS, N_FACTORS };
+static const char *const factor_tensors[N_FACTORS] = {"rope_freqs.weight", "rope_factors_short.weight", "rope_factors_long.weight"};
+
 static sp_status read_scaling(sp_rope_options *o, const sp_model *m)
 {
     char key[128], *type = NULL;
@@ -162,16 +161,20 @@ static sp_status read_scaling(sp_rope_options *o, const sp_model *m)
     sp_status st = copy_string(&type, m->source, key_of(key, m, "rope.scaling.type"));
     if (!st) st = read_float(&linear, m, "rope.scale_linear", 1);
     if (!st) st = read_float(&o->factor, m, "rope.scaling.factor", linear);
-    if (!st && strcmp(type, "linear") == 0)
+    if (!st && sp_source_find_tensor(m->source, factor_tensors[SHORT_FACTORS]))
+        o->scaling = SP_ROPE_LONG; /* whatever the type: converters leave it out */
+    else if (!st && strcmp(type, "linear") == 0)
         o->scaling = SP_ROPE_LINEAR;
     else if (!st && strcmp(type, "yarn") == 0)
         o->scaling = SP_ROPE_YARN;
     else if (!st && (*type == 0 || strcmp(type, "none") == 0))
         o->scaling = *type == 0 && o->factor != 1 ? SP_ROPE_LINEAR : SP_ROPE_NONE;
     else if (!st)
-        st = sp_fail(SP_ERR_UNSUPPORTED,
-                     "%s: %s \"%.40s\" is not supported; known: none, linear, yarn, and rope_freqs.weight (llama 3)", m->path,
-                     key_of(key, m, "rope.scaling.type"), type);
+        st =
+            sp_fail(SP_ERR_UNSUPPORTED,
+                    "%s: %s \"%.40s\" is not supported; known: none, linear, yarn, and the tensors rope_freqs.weight (llama 3) and "
+                    "rope_factors_short.weight (LongRoPE)",
+                    m->path, key_of(key, m, "rope.scaling.type"), type);
     if (!st && o->scaling != SP_ROPE_NONE && !(o->factor > 0))
         st = sp_fail(SP_ERR_FORMAT, "%s: a RoPE scaling factor of %g; it must be above 0", m->path, (double)o->factor);
     free(type);
@@ -187,13 +190,24 @@ static sp_status read_yarn(sp_rope_options *o, const sp_model *m)
     return read_float(&o->beta_slow, m, "rope.scaling.yarn_beta_slow", 1);
 }
 
-static sp_status check_frequency_factors(const sp_model *m, const sp_gguf_tensor *t, size_t n_pairs)
+/* The factors that the file has, or NULL. Of LongRoPE's two the short ones: which it would be depends on the length of each text.
+ */
+static sp_status find_frequency_factors(const float **out, const sp_model *m, size_t n_pairs)
 {
+    const sp_gguf_tensor *t = sp_source_find_tensor(m->source, factor_tensors[ROPE_FREQS]);
+    const sp_gguf_tensor *short_factors = sp_source_find_tensor(m->source, factor_tensors[SHORT_FACTORS]);
+    *out = NULL;
+    if (t && short_factors)
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor %s beside %s: which of them divides the frequencies?", m->path, t->name,
+                       short_factors->name);
+    if (!t) t = short_factors;
+    if (!t) return SP_OK;
     if (t->type != GGML_TYPE_F32 || t->n_dims != 1 || t->shape[0] != n_pairs)
-        return sp_fail(SP_ERR_FORMAT, "%s: tensor rope_freqs.weight: %zu values of f32 were expected", m->path, n_pairs);
+        return sp_fail(SP_ERR_FORMAT, "%s: tensor %s: %zu values of f32 were expected", m->path, t->name, n_pairs);
     for (size_t i = 0; i < n_pairs; i++)
         if (!(((const float *)t->data)[i] > 0))
-            return sp_fail(SP_ERR_FORMAT, "%s: tensor rope_freqs.weight: value %zu is not above 0", m->path, i);
+            return sp_fail(SP_ERR_FORMAT, "%s: tensor %s: value %zu is not above 0", m->path, t->name, i);
+    *out = t->data;
     return SP_OK;
 }
 
@@ -207,34 +221,44 @@ static sp_status make_local_rope(sp_model *m, const sp_rope_options *global)
     return st ? st : sp_rope_create(&m->local_rope, &o);
 }
 
+/* LongRoPE: texts end where its long factors would begin. What the file does not say of cosines and sines, the paper does. */
+static sp_status limit_to_original_context(sp_rope_options *o, sp_model *m)
+{
+    size_t longest = m->context_length, original = o->original_context;
+    float stretch = (float)longest / (float)original, factor = 1;
+    if (original > 1 && original < longest) factor = sqrtf(1 + logf(stretch) / logf((float)original));
+    m->context_length = sp_smaller(longest, original);
+    return read_float(&o->attention_factor, m, "rope.scaling.attn_factor", factor);
+}
+
 static sp_status make_rope(sp_model *m)
 {
+    if (m->architecture->learned_positions) return SP_OK;
     sp_rope_options o = {.by_halves = m->rope_by_halves};
-    const sp_gguf_tensor *factors = sp_source_find_tensor(m->source, "rope_freqs.weight");
     sp_status st = read_size(&o.n_rot, m, "rope.dimension_count", m->d_head, m->d_head);
     if (!st) st = read_float(&o.theta, m, "rope.freq_base", 10000);
     if (!st) st = read_scaling(&o, m);
     if (!st) st = read_yarn(&o, m);
+    if (!st && o.scaling == SP_ROPE_LONG) st = limit_to_original_context(&o, m);
     if (st) return st;
     if (o.n_rot % 2 || !(o.theta > 1))
         return sp_fail(SP_ERR_FORMAT, "%s: RoPE over %zu dimensions with base %g: an even number and a base above 1 were expected",
                        m->path, o.n_rot, (double)o.theta);
-    if (factors && (st = check_frequency_factors(m, factors, o.n_rot / 2))) return st;
-    o.frequency_factors = factors ? factors->data : NULL;
-    st = sp_rope_create(&m->rope, &o);
+    st = find_frequency_factors(&o.frequency_factors, m, o.n_rot / 2);
+    if (!st) st = sp_rope_create(&m->rope, &o);
     return st || m->architecture->local_rope_base == 0 ? st : make_local_rope(m, &o);
 }
 
 /* ---- tensors ---- */
 
-/* A tensor of exactly this shape, of a type that expands to f32. `rows` 0: a vector. */
+/* A tensor of exactly this shape, of a type that expands to f32. rows 1: a vector. */
 static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, const char *name, size_t width, size_t rows)
 {
     const sp_gguf_tensor *t = sp_source_find_tensor(m->source, name);
     if (!t) return sp_fail(SP_ERR_FORMAT, "%s: tensor %s is missing; fetch the file again", m->path, name);
-    if (t->n_dims > 2 || t->shape[0] != width || t->shape[1] != (rows ? rows : 1))
+    if (t->n_dims > 2 || t->shape[0] != width || t->shape[1] != rows)
         return sp_fail(SP_ERR_FORMAT, "%s: tensor %s has shape (%" PRIu64 ", %" PRIu64 "); (%zu, %zu) was expected", m->path, name,
-                       t->shape[1], t->shape[0], rows ? rows : 1, width);
+                       t->shape[1], t->shape[0], rows, width);
     if (t->type != GGML_TYPE_F32 && !ggml_get_type_traits(t->type)->to_float)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: tensor %s has type %s, which cannot be expanded to f32", m->path, name,
                        ggml_type_name(t->type));
@@ -244,12 +268,6 @@ static sp_status find_tensor(const sp_gguf_tensor **out, const sp_model *m, cons
 
 static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t layer)
 {
-    const size_t lengths[SP_N_LENGTHS] = {[SP_ONE] = 0,
-                                          [SP_D_MODEL] = m->d_model,
-                                          [SP_D_HEAD] = m->d_head,
-                                          [SP_Q_DIM] = sp_model_q_dim(m),
-                                          [SP_KV_DIM] = sp_model_kv_dim(m),
-                                          [SP_D_FFN] = m->d_ffn};
     for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++) {
         const sp_layer_tensor_form *form = &sp_layer_tensor_forms[i];
         char name[64];
@@ -257,7 +275,7 @@ static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t lay
         bool wanted = m->architecture->required >> i & 1;
         if (m->architecture->optional >> i & 1) wanted = sp_source_find_tensor(m->source, name) != NULL;
         if (!wanted) continue;
-        sp_status st = find_tensor(&out->of[i], m, name, lengths[form->width], lengths[form->rows]);
+        sp_status st = find_tensor(&out->of[i], m, name, sp_model_length(m, form->width), sp_model_length(m, form->rows));
         if (st) return st;
     }
     return SP_OK;
@@ -265,7 +283,9 @@ static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t lay
 
 static bool is_used(const sp_model *m, const sp_gguf_tensor *t)
 {
-    if (t == m->embedding || t == m->output || t == m->output_norm || strcmp(t->name, "rope_freqs.weight") == 0) return true;
+    if (t == m->embedding || t == m->positions || t == m->output || t == m->output_norm || t == m->output_norm_bias) return true;
+    for (size_t i = 0; m->rope && i < N_FACTORS; i++)
+        if (strcmp(t->name, factor_tensors[i]) == 0) return true;
     for (size_t l = 0; l < m->n_layer; l++)
         for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++)
             if (t == m->layers[l].of[i]) return true;
@@ -280,7 +300,8 @@ static uint64_t count_values(const sp_gguf_tensor *t)
 static sp_status check_all_used(sp_model *m)
 {
     size_t n = sp_source_n_tensors(m->source), expected = 2 + (m->output != m->embedding);
-    expected += sp_source_find_tensor(m->source, "rope_freqs.weight") != NULL;
+    expected += (m->positions != NULL) + (m->output_norm_bias != NULL);
+    for (size_t i = 0; m->rope && i < N_FACTORS; i++) expected += sp_source_find_tensor(m->source, factor_tensors[i]) != NULL;
     for (size_t i = 0; i < m->n_layer * SP_N_LAYER_TENSORS; i++)
         expected += m->layers[i / SP_N_LAYER_TENSORS].of[i % SP_N_LAYER_TENSORS] != NULL;
     for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_source_tensor_at(m->source, i));
@@ -300,7 +321,10 @@ static sp_status find_tensors(sp_model *m)
     m->layers = calloc(m->n_layer, sizeof *m->layers);
     if (!m->layers) return sp_fail_no_memory(m->n_layer * sizeof *m->layers);
     sp_status st = find_tensor(&m->embedding, m, "token_embd.weight", m->d_model, m->n_vocab);
-    if (!st) st = find_tensor(&m->output_norm, m, "output_norm.weight", m->d_model, 0);
+    if (!st && m->architecture->learned_positions)
+        st = find_tensor(&m->positions, m, "position_embd.weight", m->d_model, m->context_length);
+    if (!st) st = find_tensor(&m->output_norm, m, "output_norm.weight", m->d_model, 1);
+    if (!st && m->architecture->layer_norm) st = find_tensor(&m->output_norm_bias, m, "output_norm.bias", m->d_model, 1);
     m->output = m->embedding;
     if (!st && sp_source_find_tensor(m->source, "output.weight"))
         st = find_tensor(&m->output, m, "output.weight", m->d_model, m->n_vocab);
@@ -340,8 +364,8 @@ static sp_status load(sp_model *m, const char *path, const sp_model_options *opt
     m->n_threads = options->n_threads > 0 ? options->n_threads : machine.n_threads;
     sp_status st;
     if ((st = sp_source_open(&m->source, path))) return st;
-    if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = refuse_soft_caps(m)) || (st = read_sizes(m)) ||
-        (st = read_window(m)) || (st = make_rope(m)))
+    if ((st = read_architecture(m)) || (st = refuse_experts(m)) || (st = read_sizes(m)) || (st = read_scales(m)) ||
+        (st = read_parallel(m)) || (st = read_window(m)) || (st = make_rope(m)))
         return st;
     if ((st = read_tokenizer(m)) || (st = find_n_vocab(m))) return st;
     if ((st = find_tensors(m))) return st;
@@ -375,7 +399,6 @@ void sp_model_free(sp_model *m)
     free(m->is_expanded);
     free(m->vectors);
     free(m->vectors_f32);
-    free(m->output_norm_f32);
     free(m->path);
     free(m->name);
     sp_source_close(m->source);

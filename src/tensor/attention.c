@@ -48,6 +48,7 @@ typedef struct tile_view {
     const sp_query_tile *tile;
     size_t group, heads, d, m; /* heads: in the group; m = queries * heads */
     size_t block_keys, pitch;  /* the scores of a block of keys are (m, pitch) */
+    float soft_cap;            /* 0: none */
     const sp_kernels *kernels;
 } tile_view;
 
@@ -64,6 +65,7 @@ static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t gr
                        .m = m,
                        .block_keys = block_keys,
                        .pitch = odd_lines(block_keys + SP_KEY_PADDING),
+                       .soft_cap = shape->soft_cap,
                        .kernels = sp_kernels_select()};
 }
 
@@ -178,15 +180,17 @@ typedef struct tile_scratch {
     float *weights, *dweights;  /* (m, pitch): scores, then weights; their gradients */
     float *max, *sum;           /* (m) of the scores so far */
     float *lse, *dots;          /* (m) */
+    float *slopes;              /* (n_keys) of the soft cap, of one row */
 } tile_scratch;
 
 static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp_attention_plan *plan,
                                   const sp_attention_shape *shape, bool backward, sp_arena *arena)
 {
-    size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv), n_scores = 0;
+    size_t d = shape->d_head, m = plan->max_tile_queries * (shape->n_head / shape->n_head_kv), n_scores = 0, n_keys = 0;
     for (size_t t = 0; t < plan->n_tiles; t++) {
         tile_view view = view_tile(plan, t, 0, shape);
         n_scores = sp_larger(n_scores, view.m * view.pitch);
+        n_keys = sp_larger(n_keys, view.block_keys);
     }
     tile_scratch *all = sp_arena_alloc(arena, n_threads, sizeof *all);
     if (!all) return SP_ERR_MEMORY;
@@ -197,10 +201,17 @@ static sp_status allocate_scratch(tile_scratch **out, size_t n_threads, const sp
             size_t n;
             bool wanted;
         } arrays[] = {
-            {&s.q, m * d, true},      {&s.out, m * d, !backward},   {&s.dout, m * d, backward},
-            {&s.dq, m * d, backward}, {&s.weights, n_scores, true}, {&s.dweights, n_scores, backward},
-            {&s.max, m, !backward},   {&s.sum, m, !backward},       {&s.lse, m, backward},
+            {&s.q, m * d, true},
+            {&s.out, m * d, !backward},
+            {&s.dout, m * d, backward},
+            {&s.dq, m * d, backward},
+            {&s.weights, n_scores, true},
+            {&s.dweights, n_scores, backward},
+            {&s.max, m, !backward},
+            {&s.sum, m, !backward},
+            {&s.lse, m, backward},
             {&s.dots, m, backward},
+            {&s.slopes, n_keys, backward && shape->soft_cap != 0},
         };
         for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
             if (arrays[i].wanted && !(*arrays[i].array = sp_arena_alloc(arena, arrays[i].n, sizeof(float)))) return SP_ERR_MEMORY;
@@ -287,7 +298,10 @@ static void weigh(const tile_view *view, key_block block, tile_scratch *s)
     for (size_t i = first; i < view->m; i++) {
         size_t begin = hidden_in_block(view, block, i);
         if (begin == block.n) continue;
-        float max = kernels->max(s->weights + i * view->pitch + begin, visible_in_block(view, block, i) - begin);
+        float *scores = s->weights + i * view->pitch + begin;
+        size_t n = visible_in_block(view, block, i) - begin;
+        if (view->soft_cap != 0) kernels->soft_cap(scores, NULL, view->soft_cap, n);
+        float max = kernels->max(scores, n);
         if (!(max > s->max[i])) continue;
         float factor = expf(s->max[i] - max);
         kernels->scale(s->out + i * view->d, s->out + i * view->d, factor, view->d);
@@ -477,8 +491,10 @@ static void block_backward(const backward_pass *pass, const tile_view *view, key
         float *weights = s->weights + i * pitch, *dweights = s->dweights + i * pitch;
         memset(weights, 0, begin * sizeof *weights);
         memset(dweights, 0, begin * sizeof *dweights);
-        if (begin < block.n)
-            view->kernels->softmax_backward(weights + begin, dweights + begin, s->lse[i], s->dots[i], end - begin, block.n - begin);
+        if (begin == block.n) continue;
+        if (view->soft_cap != 0) view->kernels->soft_cap(weights + begin, s->slopes, view->soft_cap, end - begin);
+        view->kernels->softmax_backward(weights + begin, dweights + begin, s->lse[i], s->dots[i], end - begin, block.n - begin);
+        if (view->soft_cap != 0) view->kernels->multiply(dweights + begin, s->slopes, end - begin);
     }
     add_transposed_times(part->dv + column, kv_dim, s->weights, s->dout, view, block);
     add_times_rows(s->dq, s->dweights, pass->other.k + column, kv_dim, view, block);

@@ -19,7 +19,8 @@ enum { SP_KEY_PADDING = 16 };
 
 typedef struct sp_attention_shape {
     size_t n_head, n_head_kv, d_head;
-    float scale; /* of scores: 1 / sqrt(d_head) */
+    float scale;    /* of scores: 1 / sqrt(d_head) */
+    float soft_cap; /* scores s become soft_cap tanh(s / soft_cap); 0: they stay */
 } sp_attention_shape;
 
 typedef struct sp_keys { /* one layer's keys and values */
@@ -51,17 +52,19 @@ typedef struct sp_attention_plan {
     size_t n_rows; /* of the tree: rows of keys and values */
 } sp_attention_plan;
 
-/* out (n_queries, n_head * d_head) written: softmax(scale q k^T) v.  q rows stand ldq apart.
+/* out (n_queries, n_head * d_head) written: softmax(scale q k^T) v, or, with a soft cap c, softmax(c tanh(scale q k^T / c)) v.
+ * q rows stand ldq apart.
  * lse (n_queries, n_head) written where not NULL: ln sum exp of the scores, which backward reads.
  * Parallel over tiles and key heads, and over parts of the keys where tiles are few and long; the bytes do not depend on the
  * number of threads. Scratch is given back. */
 sp_status sp_attention_forward(float *out, float *lse, const float *q, size_t ldq, const sp_attention_plan *plan,
                                const sp_keys *keys, const sp_attention_shape *shape, sp_arena *scratch);
 
-/* With p = softmax(s), dp = dout v^T:  dv += p^T dout,  ds = p (dp - sum(dout * out)),  dq = scale ds k,  dk += scale ds^T q.
- *   dq (n_queries, ..) written, rows lddq apart;  dk, dv (n_rows, n_head_kv * d_head) written, rows lddkv apart
- * Weights are computed again from lse. Parallel over key heads and over neighbouring tiles, at most eight lots of them, each with
- * sums of its own for dk and dv, which are added in order: the bytes do not depend on the number of threads. */
+/* With p = softmax(s), dp = dout v^T:  dv += p^T dout,  ds = p (dp - sum(dout * out)),  dq = scale ds k,  dk += scale ds^T q;
+ * behind a soft cap ds is also multiplied by the cap's slope, 1 - (s / c)^2. dq (n_queries, ..) written, rows lddq apart;  dk, dv
+ * (n_rows, n_head_kv * d_head) written, rows lddkv apart Weights are computed again from lse. Parallel over key heads and over
+ * neighbouring tiles, at most eight lots of them, each with sums of its own for dk and dv, which are added in order: the bytes do
+ * not depend on the number of threads. */
 sp_status sp_attention_backward(float *dq, size_t lddq, float *dk, float *dv, size_t lddkv, const float *dout, const float *out,
                                 const float *lse, const float *q, size_t ldq, const sp_attention_plan *plan, const sp_keys *keys,
                                 const sp_attention_shape *shape, sp_arena *scratch);

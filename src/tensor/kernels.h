@@ -10,6 +10,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+typedef enum sp_activation {
+    SP_SILU,      /* z / (1 + exp(-z)); before a gate: SwiGLU, arXiv 2002.05202 */
+    SP_GELU_TANH, /* z sigmoid(t), t = 2 sqrt(2 / pi) (z + 0.044715 z^3): close to the next one. arXiv 1606.08415 */
+    SP_GELU,      /* z Phi(z), Phi being the normal distribution's integral */
+    SP_N_ACTIVATIONS
+} sp_activation;
+
 typedef struct sp_kernels {
     const char *name;
     size_t lanes; /* floats in a vector: what callers may round lengths up to where memory allows */
@@ -44,16 +51,24 @@ typedef struct sp_kernels {
     /* dx += dL/dx. With g = dy * w and u = x * rrms:  dx_i += rrms * (g_i - u_i * mean(g * u)). */
     void (*rms_norm_backward)(float *dx, const float *dy, const float *x, const float *w, float rrms, size_t d);
 
-    /* h = silu(gate) * up, silu(z) = z / (1 + exp(-z)): the gated activation of SwiGLU, arXiv 2002.05202. All (n). */
-    void (*swiglu)(float *h, const float *gate, const float *up, size_t n);
+    /* y = w * (x - mean) / sqrt(variance + eps) + b. LayerNorm, arXiv 1607.06450. Returns 1 / sqrt(variance + eps), which backward
+     * reads; the mean it takes again. */
+    float (*layer_norm)(float *y, const float *x, const float *w, const float *b, float eps, size_t d);
 
-    /* gate and up become their own gradients: dup = dh silu(gate), dgate = dh up s (1 + gate (1 - s)), s = sigmoid(gate). */
-    void (*swiglu_backward)(float *gate, float *up, const float *dh, size_t n);
+    /* dx += dL/dx. With g = dy * w and u = (x - mean) * rstd:  dx_i += rstd * (g_i - mean(g) - u_i * mean(g * u)). */
+    void (*layer_norm_backward)(float *dx, const float *dy, const float *x, const float *w, float rstd, size_t d);
 
-    /* The same with gelu in place of silu, by tanh: gelu(z) = z sigmoid(t), t = 2 sqrt(2 / pi) (z + 0.044715 z^3). arXiv 1606.08415
-     */
-    void (*geglu)(float *h, const float *gate, const float *up, size_t n);
-    void (*geglu_backward)(float *gate, float *up, const float *dh, size_t n);
+    /* h = a(z) * up, or a(z) where up is NULL, by sp_activation. All (n). */
+    void (*activate[SP_N_ACTIVATIONS])(float *h, const float *z, const float *up, size_t n);
+
+    /* z and up become their own gradients: dup = dh a(z), dz = dh up a'(z), up being 1 where it is NULL. */
+    void (*activate_backward[SP_N_ACTIVATIONS])(float *z, float *up, const float *dh, size_t n);
+
+    /* x <- cap tanh(x / cap), for caps above 0: a soft cap (arXiv 2408.00118). slope, where not NULL: its derivative. All (n). */
+    void (*soft_cap)(float *x, float *slope, float cap, size_t n);
+
+    /* y *= x */
+    void (*multiply)(float *y, const float *x, size_t n);
 
     /* ln sum exp(x), n >= 1, f64 accumulation over blocks: vocabularies are long. */
     double (*log_sum_exp)(const float *x, size_t n);

@@ -51,7 +51,7 @@ sp_status sp_rope_create(sp_rope **out, const sp_rope_options *options)
     if (!rope) return sp_fail_no_memory(sizeof *rope);
     rope->by_halves = options->by_halves;
     rope->n_pairs = options->n_rot / 2;
-    rope->magnitude = 1;
+    rope->magnitude = options->scaling == SP_ROPE_LONG ? options->attention_factor : 1;
     if (options->scaling == SP_ROPE_YARN) rope->magnitude = options->attention_factor * (0.1f * logf(options->factor) + 1);
     rope->frequencies = malloc((rope->n_pairs + 1) * sizeof(float));
     if (!rope->frequencies) {

@@ -6,7 +6,7 @@
 
 #include "softprompt.h"
 
-typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN } sp_rope_scaling;
+typedef enum sp_rope_scaling { SP_ROPE_NONE, SP_ROPE_LINEAR, SP_ROPE_YARN, SP_ROPE_LONG } sp_rope_scaling;
 
 typedef struct sp_rope_options {
     size_t n_rot;   /* leading dimensions of a head that turn; even */
@@ -15,10 +15,10 @@ typedef struct sp_rope_options {
     float theta;    /* base of the frequencies */
     sp_rope_scaling scaling;
     float factor;                   /* LINEAR, YARN: how far the context is stretched */
-    float attention_factor;         /* YARN: times 0.1 ln(factor) + 1, on cosines and sines */
+    float attention_factor;         /* on cosines and sines; YARN: times 0.1 ln(factor) + 1 */
     float beta_fast, beta_slow;     /* YARN: turns within the original context between which frequencies blend */
     size_t original_context;        /* YARN */
-    const float *frequency_factors; /* (n_rot / 2), divide the frequencies (the llama 3 scaling); NULL: none */
+    const float *frequency_factors; /* (n_rot / 2), divide the frequencies (the llama 3 scaling, LONG); NULL: none */
 } sp_rope_options;
 
 typedef struct sp_rope sp_rope; /* frequencies, and a table of cosines and sines that grows with the positions used */
