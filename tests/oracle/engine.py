@@ -9,6 +9,7 @@ on SmolLM2-135M.
 import os
 import sys
 import tempfile
+from unittest import mock
 
 import numpy as np
 import torch
@@ -72,10 +73,31 @@ TINY = {
                                 num_key_value_heads=1, hidden_size=96),
     "mistral": dict(family="mistral", sliding_window=7),
     "mistral, f16": dict(family="mistral", sliding_window=4, num_hidden_layers=3, num_key_value_heads=1, matrix_type="F16"),
+    "gemma2": dict(family="gemma2", num_hidden_layers=5, head_dim=24, query_pre_attn_scalar=24, sliding_window=6,
+                   attn_logit_softcapping=1.5, final_logit_softcapping=2.0),
+    "gemma2, q8_0": dict(family="gemma2", num_hidden_layers=4, head_dim=32, query_pre_attn_scalar=32, sliding_window=9,
+                         attn_logit_softcapping=4.0, final_logit_softcapping=1.0, num_key_value_heads=1, matrix_type="Q8_0"),
+    "gemma2, 46 layers": dict(family="gemma2", num_hidden_layers=46, head_dim=24, query_pre_attn_scalar=16, sliding_window=20,
+                              attn_logit_softcapping=5.0, final_logit_softcapping=5.0, initializer_range=0.1),
+    "phi3": dict(family="phi3", sliding_window=7, tie_word_embeddings=False),
+    "phi3, q8_0": dict(family="phi3", num_attention_heads=6, num_key_value_heads=2, hidden_size=96, sliding_window=None,
+                       partial_rotary_factor=0.5, matrix_type="Q8_0"),
+    "phi3, longrope": dict(family="phi3", rope="longrope", sliding_window=None, partial_rotary_factor=0.75,
+                           original_max_position_embeddings=64, tie_word_embeddings=False),
+    "gpt2": dict(family="gpt2", num_key_value_heads=4),
+    "gpt2, f16": dict(family="gpt2", num_attention_heads=2, num_key_value_heads=2, head_dim=32, intermediate_size=128, num_hidden_layers=3,
+                      matrix_type="F16"),
+    "gpt_neox": dict(family="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, tie_word_embeddings=False),
+    "gpt_neox, one block behind the other, q8_0": dict(family="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.5,
+                                                       use_parallel_residual=False, tie_word_embeddings=False,
+                                                       num_hidden_layers=3, matrix_type="Q8_0"),
+    "gpt_neox, tied": dict(family="gpt_neox", num_attention_heads=2, num_key_value_heads=2, head_dim=32),
     "gemma3": dict(family="gemma3_text", num_hidden_layers=7, head_dim=24, query_pre_attn_scalar=24, sliding_window=6,
                    rope_theta=1e6),
     "gemma3, stretched, q8_0": dict(family="gemma3_text", num_hidden_layers=6, head_dim=32, query_pre_attn_scalar=32,
                                     sliding_window=9, rope="linear", rope_theta=1e6, matrix_type="Q8_0", num_key_value_heads=1),
+    "gemma3, 62 layers": dict(family="gemma3_text", num_hidden_layers=62, head_dim=24, query_pre_attn_scalar=16, sliding_window=20,
+                              rope_theta=1e6, initializer_range=0.1),
     "smollm3": dict(family="smollm3", num_hidden_layers=5),
     "smollm3, last layer without rope": dict(family="smollm3", num_hidden_layers=4, tie_word_embeddings=False),
     "qwen3": dict(family="qwen3", head_dim=24),
@@ -94,7 +116,7 @@ def random_examples(rng, n_vocab, n, longest):
 
 
 def check_finite_differences(path, prompt, examples, gradient):
-    """The gradient along random directions against central differences of transformers in f64."""
+    """The gradient along random directions against central differences of transformers in f64 (also where it asks softmax for f32)."""
     model = hf_model.load(path).double()
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):  # transformers' own goes through f32, whatever the model's type
@@ -106,7 +128,7 @@ def check_finite_differences(path, prompt, examples, gradient):
         direction /= np.linalg.norm(direction)
         step, sides = 1e-5, []
         for sign in (1, -1):
-            with torch.no_grad():
+            with torch.no_grad(), mock.patch.object(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim)):
                 sides.append(torch_loss(model, torch.tensor(prompt.astype(np.float64) + sign * step * direction), examples).item())
         numeric, ours = (sides[0] - sides[1]) / (2 * step), float((gradient * direction).sum())
         worst = max(worst, abs(numeric - ours) / np.linalg.norm(gradient))

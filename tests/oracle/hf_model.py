@@ -5,7 +5,7 @@
     path = hf_model.write_tiny("tiny.gguf", matrix_type="Q8_0", rope="yarn", tie_word_embeddings=False)
 
 A llama GGUF holds the rows of q and k in another order than transformers: its RoPE turns neighbours (2i, 2i + 1), that of
-transformers (i, i + d_head / 2). What other families do is in families.py; everything else is renaming.
+transformers (i, i + d_head / 2). This, and what other families do, is in families.py; everything else is renaming.
 """
 
 import json
@@ -36,25 +36,6 @@ def rename(name, names):
     return names[pattern].format(*(layer.groups() if layer else ())) + "." + suffix
 
 
-def interleave_rows(rows, n_head):
-    """q or k, (n_head * d_head, ...), from transformers' order to GGUF's."""
-    return rows.reshape(n_head, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def separate_rows(rows, n_head):
-    """The inverse of interleave_rows."""
-    return rows.reshape(n_head, -1, 2, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
-
-
-def n_rotated_heads(gguf_name, config):
-    """Heads of a tensor whose rows are in RoPE's order; None for every other tensor."""
-    if ".attn_q." in gguf_name:
-        return config.num_attention_heads
-    if ".attn_k." in gguf_name:
-        return config.num_key_value_heads
-    return None
-
-
 # ---- GGUF -> transformers --------------------------------------------------------------------------------------------------
 
 
@@ -82,7 +63,9 @@ def rope_parameters(fields, family):
 
 
 def global_rope_parameters(fields):
-    parameters = {"rope_type": fields.get("rope.scaling.type", "none"), "rope_theta": fields.get("rope.freq_base", 10000.0)}
+    d_head = fields.get("attention.key_length", fields.get("embedding_length") // fields.get("attention.head_count"))
+    parameters = {"rope_type": fields.get("rope.scaling.type", "none"), "rope_theta": fields.get("rope.freq_base", 10000.0),
+                  "partial_rotary_factor": fields.get("rope.dimension_count", d_head) / d_head}
     if parameters["rope_type"] == "none":
         parameters["rope_type"] = "default"
     else:
@@ -93,8 +76,9 @@ def global_rope_parameters(fields):
 
 
 def config_of(fields, tensors):
-    n_head, d_model = fields.get("attention.head_count"), fields.get("embedding_length")
-    return families.of_file(fields).config(
+    n_head, d_model, family = fields.get("attention.head_count"), fields.get("embedding_length"), families.of_file(fields)
+    norm = "rms_" if family.epsilon == "rms_norm_eps" else ""
+    settings = dict(
         vocab_size=int(tensors["token_embd.weight"].shape[1]),
         hidden_size=d_model,
         intermediate_size=fields.get("feed_forward_length"),
@@ -103,17 +87,18 @@ def config_of(fields, tensors):
         num_key_value_heads=fields.get("attention.head_count_kv", n_head),
         head_dim=fields.get("attention.key_length", d_model // n_head),
         max_position_embeddings=fields.get("context_length"),
-        rms_norm_eps=fields.get("attention.layer_norm_rms_epsilon"),
-        rope_parameters=rope_parameters(fields, families.of_file(fields)),
+        rope_parameters=rope_parameters(fields, family),
         tie_word_embeddings="output.weight" not in tensors,
-        attention_bias="blk.0.attn_q.bias" in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors or "blk.0.attn_qkv.bias" in tensors,
         mlp_bias="blk.0.ffn_gate.bias" in tensors,
         bos_token_id=fields.get("tokenizer.ggml.bos_token_id"),
         eos_token_id=fields.get("tokenizer.ggml.eos_token_id"),
         pad_token_id=None,
-        **families.of_file(fields).settings(fields),
-        **({"sliding_window": fields.get("attention.sliding_window")} if "attention.sliding_window" in fields else {}),
     )
+    settings[family.epsilon] = fields.get(f"attention.layer_norm_{norm}epsilon")
+    if "attention.sliding_window" in fields:
+        settings["sliding_window"] = fields.get("attention.sliding_window")
+    return family.config(**settings | family.settings(fields))
 
 
 def load(path):
@@ -122,18 +107,21 @@ def load(path):
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     family, config = families.of_file(Fields(reader)), config_of(Fields(reader), tensors)
     frequency_factors = tensors.pop("rope_freqs.weight", None)
+    long_rope = [tensors.pop(f"rope_factors_{which}.weight", None) for which in ("short", "long")]
+    if long_rope[0] is not None:
+        config.rope_parameters |= {"rope_type": "longrope",
+                                   "original_max_position_embeddings": config.original_max_position_embeddings,
+                                   **{f"{name}_factor": tensor.data.tolist() for name, tensor in zip(("short", "long"), long_rope)}}
 
     state = {}
     for name, tensor in tensors.items():
         values = gguf.dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
-        n_head = n_rotated_heads(name, config)
-        if n_head and family.interleaved:
-            values = separate_rows(values, n_head)
+        values = family.from_file(values, name, config)
         if name.endswith("norm.weight"):
             values = values - np.float32(family.norm_offset)
         state[rename(name, family.names)] = torch.from_numpy(np.array(values))
     if config.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
+        state["lm_head.weight"] = state[family.names["token_embd"] + ".weight"]
 
     model = family.model(config).float()
     model.load_state_dict(state)
@@ -185,11 +173,13 @@ def hf_directory(path=SMOLLM2):
 def write_rope(writer, model):
     """The scaling of RoPE, as llama.cpp's converter writes it; frequencies that it cannot name become rope_freqs.weight."""
     config, parameters = model.config, model.config.rope_parameters
+    if not families.FAMILIES[config.model_type].rope:
+        return
     if families.FAMILIES[config.model_type].two_ropes:
         writer.add_float32(f"{writer.arch}.rope.freq_base_swa", parameters["sliding_attention"]["rope_theta"])
         parameters = parameters["full_attention"]
     writer.add_rope_freq_base(parameters["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(int(config.head_dim * parameters.get("partial_rotary_factor", 1)))
     kind = parameters["rope_type"]
     if kind in ("linear", "yarn"):
         writer.add_rope_scaling_type(gguf.RopeScalingType(kind))
@@ -199,6 +189,11 @@ def write_rope(writer, model):
     if kind == "llama3":
         plain = parameters["rope_theta"] ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
         writer.add_tensor("rope_freqs.weight", (plain / model.model.rotary_emb.inv_freq.numpy()).astype(np.float32))
+    if kind == "longrope":
+        stretch, original = config.max_position_embeddings / config.original_max_position_embeddings, config.original_max_position_embeddings
+        writer.add_rope_scaling_attn_factors(math.sqrt(1 + math.log(stretch) / math.log(original)))
+        for which in ("short", "long"):
+            writer.add_tensor(f"rope_factors_{which}.weight", np.array(parameters[f"{which}_factor"], np.float32))
 
 
 def train_tokenizer(n_vocab):
@@ -248,9 +243,11 @@ def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False, blocks=
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_key_length(config.head_dim)
     writer.add_value_length(config.head_dim)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    add_epsilon = writer.add_layer_norm_rms_eps if family.epsilon == "rms_norm_eps" else writer.add_layer_norm_eps
+    add_epsilon(getattr(config, family.epsilon))
     if family.windowed:
-        writer.add_sliding_window(config.sliding_window)
+        writer.add_sliding_window(config.sliding_window or 0)
+    family.write(writer, config)
     write_rope(writer, model)
     write_tokenizer(writer, tokenizer, add_bos)
 
@@ -258,9 +255,7 @@ def write_gguf(path, model, tokenizer, matrix_type="F32", add_bos=False, blocks=
         if hf_name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         name, values = rename(hf_name, names), tensor.float().numpy()
-        n_head = n_rotated_heads(name, config)
-        if n_head and family.interleaved:
-            values = interleave_rows(values, n_head)
+        values = family.to_file(values, name, config)
         if name.endswith("norm.weight"):
             values = values + np.float32(family.norm_offset)
         kind = matrix_type if values.ndim == 2 else gguf.GGMLQuantizationType.F32
@@ -277,6 +272,8 @@ ROPE = {  # settings of each kind of RoPE in a tiny model whose context is 128
     "linear": {"factor": 4.0},
     "llama3": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 32},
     "yarn": {"factor": 4.0, "original_max_position_embeddings": 32},
+    "longrope": {"original_max_position_embeddings": 64, "short_factor": [1.0, 1.3, 1.1, 2.0, 1.7, 1.2],
+                 "long_factor": [4.0, 1.3, 6.1, 2.5, 1.7, 5.0]},
 }
 
 
@@ -286,18 +283,19 @@ def tiny_model(family="llama", rope="default", seed=0, **changes):
     Weights are large enough for attention to be far from uniform: an error in RoPE or in a mask must show in the logits.
     """
     settings = dict(vocab_size=320, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-                    num_key_value_heads=2, head_dim=16, max_position_embeddings=128, rms_norm_eps=1e-5, rope_theta=10000.0,
+                    num_key_value_heads=2, head_dim=16, max_position_embeddings=128, rope_theta=10000.0, partial_rotary_factor=1.0,
                     tie_word_embeddings=True, initializer_range=0.15, bos_token_id=0, eos_token_id=1, pad_token_id=None)
-    settings.update(changes)
-    rope_theta = settings.pop("rope_theta")
-    torch.manual_seed(seed)
     family = families.FAMILIES[family]
-    parameters = {"rope_type": rope, "rope_theta": rope_theta, **ROPE[rope]}
+    settings.update({family.epsilon: 1e-5, **changes})
+    settings.setdefault("n_inner", settings["intermediate_size"])  # GPT-2's word for it
+    parameters = {"rope_type": rope, **{name: settings.pop(name) for name in ("rope_theta", "partial_rotary_factor")}, **ROPE[rope]}
+    torch.manual_seed(seed)
     if family.two_ropes:
         parameters = {"full_attention": parameters, "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}
     model = family.model(family.config(rope_parameters=parameters, **settings))
+    norms = {f"{name}.weight" for name, module in model.named_modules() if "Norm" in type(module).__name__}
     for name, parameter in model.named_parameters():
-        if name.endswith(("norm.weight", ".bias")):  # transformers starts them at 1 and 0, which hides one that is left out
+        if name in norms or name.endswith(".bias"):  # transformers starts them at 1 and 0, which hides one that is left out
             torch.nn.init.uniform_(parameter, 0.5 - family.norm_offset, 1.5 - family.norm_offset)
     return model.float().eval().requires_grad_(False)
 

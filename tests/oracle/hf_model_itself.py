@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 from transformers import AutoModelForCausalLM
 
+import families
 import hf_model
 
 REVIEW = ("Review: A gorgeous, witty, seductive movie that you will want to see again and again with your friends.\n"
@@ -24,7 +25,7 @@ def largest_difference(a, b, ids):
 def check_smollm2():
     ids = hf_model.load_tokenizer(hf_model.SMOLLM2).encode(REVIEW).ids
     right = hf_model.perplexity(hf_model.load(hf_model.SMOLLM2), ids)
-    with mock.patch.object(hf_model, "separate_rows", lambda rows, n_head: rows):
+    with mock.patch.object(families, "separate_rows", lambda rows, n_head: rows):
         wrong = hf_model.perplexity(hf_model.load(hf_model.SMOLLM2), ids)
     print(f"SmolLM2: perplexity of a review {right:.1f}, with q and k in GGUF's order {wrong:.1f}")
     assert right < 40 < 2 * right < wrong
@@ -63,7 +64,7 @@ def check_tokenizer(directory):
 def main():
     check_smollm2()
     with tempfile.TemporaryDirectory() as directory:
-        for rope in hf_model.ROPE:
+        for rope in ("default", "linear", "llama3", "yarn"):
             check_tiny(directory, rope=rope)
         check_tiny(directory, tie_word_embeddings=False, num_key_value_heads=1, head_dim=24, rope_theta=500000.0)
         check_tiny(directory, attention_bias=True, mlp_bias=True, num_key_value_heads=4)
@@ -71,6 +72,12 @@ def main():
             check_against_transformers(directory, matrix_type, tie_word_embeddings=matrix_type != "Q8_0")
         for family in ("mistral", "smollm3"):
             check_tiny(directory, family=family, num_hidden_layers=7)
+        check_tiny(directory, family="gemma2", num_hidden_layers=3, query_pre_attn_scalar=16, sliding_window=9,
+                   attn_logit_softcapping=2.0, final_logit_softcapping=3.0)
+        check_tiny(directory, family="phi3", sliding_window=9, partial_rotary_factor=0.5, tie_word_embeddings=False)
+        check_tiny(directory, family="gpt2", num_key_value_heads=4)
+        check_tiny(directory, family="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, use_parallel_residual=False,
+                   tie_word_embeddings=False)
         check_tiny(directory, family="gemma3_text", num_hidden_layers=7, query_pre_attn_scalar=16, sliding_window=9)
         check_against_transformers(directory, "F32", family="qwen2")
         check_against_transformers(directory, "F32", family="qwen3", head_dim=128)  # transformers reads no other from a file

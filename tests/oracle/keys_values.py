@@ -145,12 +145,16 @@ def check_ours(name, base, model, tokens, text, text_tokens, directory):
 
 
 # Key heads, their dimensions, the family: pairs that RoPE turns next to each other in the file and apart, keys behind a norm, layers
-# without RoPE and with a window shorter than the text.
+# without RoPE and with a window shorter than the text, soft caps, heads that turn in part or not at all.
 TINY = (
     (2, 16, {}), (4, 8, {}), (1, 24, {}),
     (2, 16, dict(family="qwen3")),
     (2, 16, dict(family="smollm3")),
     (2, 16, dict(family="mistral", sliding_window=9)),
+    (2, 16, dict(family="gemma2", query_pre_attn_scalar=16, sliding_window=9, attn_logit_softcapping=2.0, final_logit_softcapping=3.0)),
+    (2, 16, dict(family="phi3", sliding_window=9, partial_rotary_factor=0.5)),
+    (4, 16, dict(family="gpt2")),
+    (4, 16, dict(family="gpt_neox", partial_rotary_factor=0.25)),
     (1, 24, dict(family="gemma3_text", query_pre_attn_scalar=24, sliding_window=9, rope_theta=1e6, num_hidden_layers=7)),
 )
 
