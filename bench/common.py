@@ -5,6 +5,7 @@ into that program's peak.
 """
 
 import contextlib
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -126,11 +127,18 @@ def run_program(arguments, n_threads, program=None):
 
 def describe_machine(n_threads):
     ours = json.loads(run_program(["info", "--json"], n_threads)["stdout"])
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: installed_version(name) for name in PACKAGES}
     return {"cpu": ours["cpu"], "features": ours["features"], "kernels": ours["kernels"],
             "processors": len(os.sched_getaffinity(0)), "memory_gb": ours["memory_bytes"] / 1e9, "threads": n_threads,
             "load_average": os.getloadavg()[0],
             "versions": {"softprompt": ours["version"], "commit": commit(), **versions, "python": sys.version.split()[0]}}
+
+
+def installed_version(package):
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None  # a part that needs it will say so
 
 
 def commit():
@@ -167,6 +175,18 @@ def cell(value):
     if isinstance(value, float):
         return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
     return str(value)
+
+
+def write_json(path, value):
+    temporary = f"{path}.tmp.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1)
+        file.write("\n")
+    os.replace(temporary, path)
+
+
+def digest(text):
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def table(columns, rows):

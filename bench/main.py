@@ -1,4 +1,4 @@
-"""main.py [training|inference|roofline|scaling|startup|all] [options]: runs the benchmarks. scripts/bench sets up and calls it.
+"""main.py [PART|all] [options]: runs the benchmarks, the keys of PARTS. scripts/bench sets up and calls it.
 
 JSON lines, a row each, on stdout; progress and tables on stderr; in the folder of --out, PART.json with machine and versions
 beside the rows, and PART.svg, PART.png.
@@ -10,6 +10,8 @@ import os
 import sys
 import tempfile
 
+import cells
+import choosing
 import common
 import inference
 import plots
@@ -18,7 +20,9 @@ import scaling
 import startup
 import training
 
-PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup}
+PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup,
+         "choosing": choosing}
+IN_ALL = [part for part in PARTS if part != "choosing"]  # which trains for an hour, and measures no speed of ours beside a peer's
 
 
 def parse(arguments):
@@ -28,24 +32,21 @@ def parse(arguments):
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each contest (default: 3; 1 with --quick)")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of every contender (default: the processors)")
     parser.add_argument("--compute", choices=("f32", "bf16"), default="f32", help="of softprompt (default: f32, as its peers)")
-    parser.add_argument("--model", action="append", metavar="FILE", help="GGUF files for inference (default: those in the cache)")
+    parser.add_argument("--model", action="append", metavar="FILE",
+                        help="GGUF files for inference and choosing (default: those in the cache)")
+    parser.add_argument("--only", action="append", metavar="METHOD", help="of choosing: this method; may be given again")
+    parser.add_argument("--data", action="append", choices=list(cells.TEMPLATES), dest="tasks", help="of choosing: on this data")
+    parser.add_argument("--times", choices=("once", "again", "never"), default="once",
+                        help="of choosing: measure times that are not kept yet (default), all of them again, or none")
     parser.add_argument("--out", metavar="DIR", default=os.path.join(common.BENCH, "results"), help="default: bench/results")
     parser.add_argument("--json", metavar="FILE", help="also write all results as one JSON object")
-    parser.add_argument("--data", required=True, help=argparse.SUPPRESS)  # scripts/bench makes it
+    parser.add_argument("--data-dir", required=True, dest="data", help=argparse.SUPPRESS)  # scripts/bench makes it
     options = parser.parse_args(arguments)
     options.rounds = options.rounds or (1 if options.quick else 3)
     options.threads = options.threads or len(os.sched_getaffinity(0))
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads are at least 1")
     return options
-
-
-def write_json(path, value):
-    temporary = f"{path}.tmp.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1)
-        file.write("\n")
-    os.replace(temporary, path)
 
 
 def main(arguments):
@@ -56,14 +57,14 @@ def main(arguments):
         common.note(line)
     about = {"machine": machine, "rounds": options.rounds, "compute": options.compute, "quick": options.quick}
     results, failed = dict(about), False
-    for part in PARTS if options.part == "all" else [options.part]:
+    for part in IN_ALL if options.part == "all" else [options.part]:
         try:
             results[part] = run_part(part, options, about)
         except common.Error as error:
             failed = True
             common.note(f"{part}: {error}")
     if options.json:
-        write_json(options.json, results)
+        common.write_json(options.json, results)
     return int(failed)
 
 
@@ -71,7 +72,7 @@ def run_part(part, options, about):
     with tempfile.TemporaryDirectory() as work:
         rows = PARTS[part].measure(options, work)
     path = os.path.join(options.out, f"{part}.json")
-    write_json(path, {**about, "rows": rows})
+    common.write_json(path, {**about, "rows": rows})
     common.note("wrote " + "  ".join([path, *plots.draw(part, rows, options.out)]))
     return rows
 

@@ -20,10 +20,10 @@ def write_rows(path, rows):
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def prepare(data, out):
+def prepare(data, out, *template_and_model):
     """Tokens of the rows of `data` for the peers; a process of its own, since it loads half of Python's world."""
-    done = subprocess.run([sys.executable, os.path.join(common.BENCH, "data.py"), data, out], env=common.environment(1),
-                          stdout=subprocess.DEVNULL, check=False)
+    done = subprocess.run([sys.executable, os.path.join(common.BENCH, "data.py"), data, out, *template_and_model],
+                          env=common.environment(1), stdout=subprocess.DEVNULL, check=False)
     if done.returncode:
         raise common.Error("bench/data.py failed; its messages are above")
 

@@ -7,6 +7,8 @@ import subprocess
 import common
 
 OURS, PEER, THIRD = "#1f5fa8", "#c8501e", "#8a8a8a"
+LINES = ("#1f5fa8", "#c8501e", "#3a923a", "#8a5aa8", "#b8860b", "#3f9fb0", "#8a8a8a", "#d07090")
+TARGET = 0.86  # of choosing
 TERMINALS = {
     "svg": 'svg size 900,{height} dynamic noenhanced background rgb "white" font "Helvetica,Arial,sans-serif,14"',
     "png": 'pngcairo size 1350,{height_png} noenhanced font "sans,14" fontscale 1.25 linewidth 1.5 pointscale 1.6',
@@ -134,7 +136,32 @@ def roofline(rows):
     return panels
 
 
-PARTS = {"training": training, "inference": inference, "scaling": scaling, "roofline": roofline}
+def choosing(rows):
+    """A panel a model: accuracy on validation rows against seconds of training, a line a method."""
+    trained = [row for row in rows if row["data"] == "reviews" and row["curve"] and row["step_seconds"]]
+    panels = []
+    for model in dict.fromkeys(row["model"] for row in trained):
+        lines, data = [], ""
+        for row in (row for row in trained if row["model"] == model):
+            name = f"choose_{len(panels)}_{len(lines)}"
+            data += block(name, [("", step * row["step_seconds"], 100 * accuracy) for step, accuracy in row["curve"]])
+            lines.append(f'${name} using 2:3 with linespoints linecolor rgb "{LINES[len(lines) % len(LINES)]}" linewidth 1.6 '
+                         f"pointtype {5 + len(lines)} title {quoted(row['method'])}")
+        lines.append(f'{100 * TARGET} with lines linecolor rgb "#606060" dashtype 2 notitle')
+        panels.append(data + f"""
+set title {quoted(f"{model}, movie reviews: accuracy on validation rows")} textcolor rgb "#303030"
+set ylabel "%" textcolor rgb "#303030"
+set xlabel "seconds of training" textcolor rgb "#303030"
+set logscale x
+set xrange [*:*]
+set yrange [45:95]
+set key outside right center vertical
+plot {", ".join(lines)}
+""")
+    return panels
+
+
+PARTS = {"training": training, "inference": inference, "scaling": scaling, "roofline": roofline, "choosing": choosing}
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------------------
@@ -153,6 +180,8 @@ def draw(part, rows, directory):
     if part not in PARTS or not rows or not shutil.which("gnuplot"):
         return []
     panels, files = PARTS[part](rows), []
+    if not panels:
+        return []
     for kind in TERMINALS:
         out = os.path.join(directory, f"{part}.{kind}")
         temporary = f"{out}.tmp.{os.getpid()}"

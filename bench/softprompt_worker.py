@@ -1,5 +1,6 @@
 """softprompt_worker.py: a growing text in the built library, through the binding of the oracle tests."""
 
+import os
 import time
 
 import numpy as np
@@ -11,10 +12,11 @@ UNSUPPORTED = "status 4: "  # sp_status of a well-formed model that the library 
 state = {}
 
 
-def load(model, n_threads, compute):
+def load(model, n_threads, compute, adapter=None):
     """-> {"refused": why the library does not run this model, or null}"""
     try:
-        state["session"] = softprompt.Session(softprompt.Model(model, n_threads=n_threads, compute={"f32": 1, "bf16": 2}[compute]))
+        state["model"] = softprompt.Model(model, n_threads=n_threads, compute={"f32": 1, "bf16": 2}[compute])
+        state["session"] = softprompt.Session(state["model"], adapter and softprompt.Prompt(adapter))
     except softprompt.Error as error:
         if not str(error).startswith(UNSUPPORTED):
             raise
@@ -41,6 +43,29 @@ def decode(tokens):
     return {"seconds": seconds}
 
 
+def answer(template, texts, labels):
+    """The texts one by one: milliseconds from the text to the probabilities of the labels (a token each), and their logarithms.
+    The beginning that all texts in the template share is computed once, before, and its keys and values are kept."""
+    model, session = state["model"], state["session"]
+    candidates = {label: model.tokenize(f" {label}")[0] for label in labels}
+
+    def encode(text):
+        return model.tokenize(template.replace("{text}", text), softprompt.ADD_BOS | softprompt.PARSE_SPECIAL)
+
+    shared = os.path.commonprefix([encode(text) for text in texts])
+    session.rewind(0)
+    if shared:
+        session.append(shared)
+    milliseconds, logprobs = [], []
+    for text in texts:
+        begin = time.perf_counter()
+        found = log_softmax(session.append(encode(text)[len(shared):]))
+        milliseconds.append(1000 * (time.perf_counter() - begin))
+        logprobs.append({label: float(found[token]) for label, token in candidates.items()})
+        session.rewind(len(shared))
+    return {"milliseconds": milliseconds, "logprobs": logprobs, "shared_tokens": len(shared)}
+
+
 def log_softmax(logits):
     logits = logits.astype(np.float64) - logits.max()
     return logits - np.log(np.exp(logits).sum())
@@ -53,4 +78,4 @@ def compare(path):
 
 
 if __name__ == "__main__":
-    worker.serve({"load": load, "prefill": prefill, "decode": decode, "compare": compare})
+    worker.serve({"load": load, "prefill": prefill, "decode": decode, "compare": compare, "answer": answer})

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """bench.py: the parts of bench/ that measure nothing: counting, asking contenders, writing results. Needs no Python packages."""
 
+import argparse
 import contextlib
 import io
 import json
@@ -12,12 +13,19 @@ import tempfile
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "bench"))
 
+import cells
+import choosing
 import common
 import flops
+import lora
 import plots
 import roofline
 import scaling
 import training
+
+sys.path.insert(0, os.path.join(common.ROOT, "scripts"))
+
+import split_rated
 
 SHAPE = {"d_model": 12, "d_ffn": 20, "n_layer": 3, "n_head": 3, "n_head_kv": 1, "d_head": 4, "n_vocab": 50, "file_bytes": 1000}
 
@@ -179,11 +187,209 @@ def test_plots(directory):
     reached = [{"what": "machine"},
                {"what": "training", "P": 20, "B": 16, "gemm_share": 0.5, "parts": {"matmul": 0.9, "rest": 0.1}},
                {"what": "decode", "context": 1, "read_share": 0.2}]
-    for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached)):
+    curves = [{"model": model, "data": data, "method": method, "curve": curve, "step_seconds": seconds}
+              for model, data, method, curve, seconds in (
+                  ("a", "reviews", "prompt", [[2, 0.5], [4, 0.9]], 0.5), ("a", "reviews", "lora", [[2, 0.6]], 2.0),
+                  ("b", "reviews", "prompt", [[2, 0.7]], 1.0), ("a", "tweets", "prompt", [[2, 0.7]], 1.0),
+                  ("a", "reviews", "zero-shot", [], 0.0), ("a", "reviews", "prefix", [[2, 0.7]], None))]
+    for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves)):
         svg, png = plots.draw(part, rows, str(directory))
         assert "<svg" in pathlib.Path(svg).read_text(encoding="utf-8")[:400] and pathlib.Path(png).read_bytes()[:4] == b"\x89PNG"
+    svg = (directory / "choosing.svg").read_text(encoding="utf-8")
+    assert svg.count(">prompt<") == 2 and svg.count(">lora<") == 1 and "prefix" not in svg and "tweets" not in svg
+    assert plots.draw("choosing", curves[3:], str(directory)) == []  # nothing that can be drawn
     assert plots.draw("startup", sizes, str(directory)) == [] and plots.draw("training", [], str(directory)) == []
     assert not list(directory.glob("*.tmp.*"))
+
+
+# ---- choosing ----------------------------------------------------------------------------------------------------------------
+
+
+def make_cell(directory, method, **changes):
+    options = argparse.Namespace(out=str(directory / "out"), data=str(directory), quick=False, compute="f32", threads=1)
+    budget = cells.Budget(**{"steps": 6, "eval_every": 2, "trial_steps": 1, **changes})
+    return cells.Cell(options, budget, "some/model.gguf", "reviews", method, str(directory))
+
+
+def write_splits(directory, n=12):
+    rows = [{"text": f"text {i}", "label": cells.LABELS[i % 3 % 2]} for i in range(n)]
+    for split in ("train", "valid", "test"):
+        (directory / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return rows
+
+
+def test_split_of_ratings(directory):
+    """A row's split does not depend on the others; rows at 0 are dropped; a repeated text stays in one split."""
+    lines = [f"{i}\t{rating}\ttext {i}" for i, rating in enumerate([1.5, -0.2, 0, 3, -4] * 100)] + ["900\t-1\ttext 3"]
+    (directory / "rated.txt").write_bytes("\r\n".join(lines).encode())
+    with contextlib.redirect_stdout(io.StringIO()):
+        split_rated.main(str(directory / "rated.txt"), str(directory / "all"))
+        (directory / "some.txt").write_bytes("\r\n".join(lines[::2]).encode())
+        split_rated.main(str(directory / "some.txt"), str(directory / "some"))
+    whole, some = ({split: (directory / name / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
+                    for split in ("train", "valid", "test")} for name in ("all", "some"))
+    assert sum(map(len, whole.values())) == 401 and all(whole.values())
+    assert all(row in whole[split] for split, rows in some.items() for row in rows)
+    assert [sum('"text 3"' in row for row in rows) for rows in whole.values()].count(2) == 1
+    assert {json.loads(row)["label"] for row in whole["test"]} == {"positive", "negative"}
+
+
+def test_figures_of_predictions():
+    low, high = cells.wilson(462, 510)  # as softprompt eval prints them in docs/evaluating.md
+    assert abs(low - 0.8774195794) < 1e-9 and abs(high - 0.928276405) < 1e-9
+    rows = [{"label": label} for label in ("positive", "positive", "positive", "negative")]
+    logprobs = [{"positive": p, "negative": q} for p, q in ((-1, -2), (-1, -2), (-3, -1), (-2.5, -1))]
+    found = cells.judge(rows, logprobs)
+    assert found["accuracy"] == 0.75 and found["loss"] == (1 + 1 + 3 + 1) / 4 and found["n"] == 4
+    assert abs(found["macro_f1"] - (4 / 5 + 2 / 3) / 2) < 1e-12
+    worse = {"accuracy": 0.75, "loss": found["loss"] + 1}
+    assert cells.better(found, worse) and not cells.better(worse, found) and not cells.better(found, found)
+
+
+def test_examples(directory):
+    rows = write_splits(directory, 40)
+    found = choosing.draw_examples(rows, 16, 0)
+    assert sorted(row["label"] for row in found) == ["negative"] * 8 + ["positive"] * 8
+    assert len({row["text"] for row in found}) == 16
+    assert found == choosing.draw_examples(rows, 16, 0) != choosing.draw_examples(rows, 16, 1)
+    assert choosing.draw_examples(rows, 0, 0) == []
+    examples = [{"text": "a\\n b\t", "label": "negative"}, {"text": "c", "label": "positive"}]
+    template = choosing.few_shot_template("Review: {text}\nSentiment:", examples)
+    assert template == ("Review: a\\n b\t\nSentiment: negative\n\nReview: c\nSentiment: positive\n\n"
+                        "Review: {text}\nSentiment:")
+    assert choosing.escaped(template).startswith("Review: a\\\\n b\\t\\nSentiment: negative\\n\\n")
+    expect_error(common.Error, ["{text}"], lambda: choosing.few_shot_template("{text}", [{"text": "{text}", "label": "positive"}]))
+
+
+def test_what_is_kept(directory):
+    calls = []
+    method = choosing.Trained("prompt", ("--method", "prompt"))
+    cell = make_cell(directory, method)
+    with contextlib.redirect_stderr(io.StringIO()):
+        for again in (False, False, True):
+            assert cell.once("accuracy", lambda: calls.append(1) or len(calls), again) == len(calls)
+        assert len(calls) == 2
+        assert make_cell(directory, method, timed_steps=99).once("accuracy", lambda: None) == 2  # changes no accuracy
+        for other in (make_cell(directory, method, steps=7), make_cell(directory, choosing.Trained("prompt", ("--method", "x")))):
+            assert other.once("accuracy", lambda: "new") == "new"
+
+
+def test_compare(directory):
+    cell = make_cell(directory, choosing.METHODS["zero-shot"])
+    near, far = [{"a": -1.0, "b": -1.001}], [{"a": -1.0, "b": -0.9}]
+    assert choosing.compare(cell, "x", near, [{"a": -1.001, "b": -1.0}])["same_label"] == 0
+    assert choosing.compare(cell, "x", near, near) == {"rows": 1, "same_label": 1, "largest_difference": 0}
+    for other in (far, [{"a": float("nan"), "b": -1.0}]):
+        expect_error(common.Error, ["zero-shot", "test row 0", "not the same computation"],
+                     lambda other=other: choosing.compare(cell, "x", near, other))
+
+
+class Method(choosing.InContext):
+    """Finds the number of things that were measured so far."""
+
+    def accuracy(self, cell):
+        cell.options.measured.append(self.name)
+        if self.name == "4-shot":
+            raise common.Error("the reason")
+        return {"accuracy": len(cell.options.measured), "accuracy_ci95": [0, 1]}
+
+
+def test_part_of_the_table(directory):
+    """What is asked for is measured and printed; what was measured before stands in the result beside it, what failed does not."""
+    methods, smollm2 = choosing.METHODS, common.SMOLLM2
+    other = directory / "other.gguf"
+    choosing.METHODS = {name: Method(name, n) for name, n in (("zero-shot", 0), ("4-shot", 4), ("16-shot", 16))}
+    choosing.METHODS["lora"] = methods["lora"]
+    common.SMOLLM2 = str(directory / "smollm2.gguf")
+    for path in (common.SMOLLM2, other):
+        pathlib.Path(path).touch()
+    options = argparse.Namespace(out=str(directory), data=str(directory), quick=False, compute="f32", threads=1, times="never",
+                                 model=[common.SMOLLM2, str(other)], only=["16-shot"], tasks=["reviews"], measured=[])
+    try:
+        assert [row for row in choosing.table(options) if "other" in row[0]] == [(str(other), "reviews", methods["lora"])]
+        with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+            choosing.measure(options, str(directory))
+            options.only, options.tasks = ["zero-shot", "4-shot"], None
+            expect_error(common.Error, ["reviews 4-shot, tweets 4-shot"], lambda: choosing.measure(options, str(directory)))
+            options.only = ["zero-shot"]
+            rows = choosing.measure(options, str(directory))
+            options.only = ["nonsense"]
+            expect_error(common.Error, ["nonsense", "zero-shot"], lambda: choosing.measure(options, str(directory)))
+    finally:
+        choosing.METHODS, common.SMOLLM2 = methods, smollm2
+    assert options.measured == ["16-shot", "zero-shot", "4-shot", "zero-shot", "4-shot"]
+    assert [(row["data"], row["method"], row["accuracy"]) for row in rows] == [
+        ("reviews", "zero-shot", 2), ("reviews", "16-shot", 1), ("tweets", "zero-shot", 4)]
+    assert [json.loads(line)["accuracy"] for line in out.getvalue().splitlines()] == [1, 2, 4, 2, 4]
+    assert "4-shot: the reason" in err.getvalue()
+
+
+def test_row_of_a_method(directory):
+    cell = make_cell(directory, choosing.METHODS["prompt"], steps=60)
+    accuracy = {"accuracy": 0.9, "accuracy_ci95": [0.8, 0.95],
+                "evaluations": [{"step": step, "accuracy": a} for step, a in ((20, 0.859), (40, 0.86), (60, 0.9))]}
+    row = choosing.make_row(cell, accuracy, {"step_seconds": 0.5, "peak_rss_gb": 1.0}, None)
+    untimed = choosing.make_row(cell, {**accuracy, "evaluations": []}, None, None)
+    assert (row["train_minutes"], row["steps_to_target"], row["seconds_to_target"]) == (0.5, 40, 20.0)
+    assert (row["low"], row["high"], row["answer_ms"]) == (0.8, 0.95, None)
+    assert (untimed["train_minutes"], untimed["steps_to_target"], untimed["seconds_to_target"]) == (None, None, None)
+
+
+class Peer:
+    """lora_worker without a model: its accuracy falls and rises again. What it saves outlives it; it dies at request `dies_at`."""
+
+    def __init__(self, saved, dies_at=None):
+        self.saved, self.left, self.steps = saved, dies_at, 0
+
+    def ask(self, do, **arguments):
+        self.left = self.left and self.left - 1
+        if self.left == 0:
+            raise common.Died("gone")
+        if do == "step":
+            self.steps += 1
+            return {"step": self.steps, "loss": 1 / self.steps, "seconds": 1}
+        if do == "score":
+            labels, n_right = ["positive", "negative", "positive"] * 4, (0, 0, 9, 9, 2, 2, 5)[self.steps]
+            asked = labels[arguments["first"]:arguments["first"] + arguments["n"]]
+            return {"logprobs": [{label: -1.0 if (label == truth) == (i < n_right) else -2.0 for label in cells.LABELS}
+                                 for i, truth in enumerate(asked)]}
+        if do == "save":
+            self.saved[os.path.basename(arguments["directory"])] = self.steps
+        elif do == "restore":
+            self.steps = self.saved.get(os.path.basename(arguments["directory"]), 0)
+        return {"step": self.steps}
+
+
+def run_lora(directory, cell, deaths):
+    saved = {}
+    for dies_at in deaths:
+        with contextlib.suppress(common.Died):
+            evaluations = lora.train(cell, Peer(saved, dies_at), str(directory))
+    files = [(directory / name).read_text(encoding="utf-8") for name in ("log.jsonl", "evaluations.jsonl")]
+    return evaluations, files, saved["best"]
+
+
+def test_lora_goes_on(directory):
+    """Wherever a run dies, it ends as one that did not."""
+    write_splits(directory)
+    cell = make_cell(directory, lora.Lora())
+    cell.prepared = lambda *_: ""
+    with contextlib.redirect_stderr(io.StringIO()):
+        whole = run_lora(directory / "run", cell, [None])
+        for dies_at in range(1, 16):
+            assert run_lora(directory / f"run{dies_at}", cell, [dies_at, 5, None]) == whole, dies_at
+    evaluations, files, best = whole
+    assert [row["step"] for row in evaluations] == [2, 4, 6] and best == 2
+    assert [round(12 * row["accuracy"]) for row in evaluations] == [9, 2, 5]
+    assert len(files[0].splitlines()) == 6
+
+
+def test_learning_rate_is_picked(directory):
+    method = lora.Lora(rates=(1.0, 2.0, 3.0))
+    cell = make_cell(directory, method)
+    found = {1.0: (0.8, 0.5), 2.0: (0.9, 0.6), 3.0: (0.9, 0.7)}
+    cell.once = lambda name, _: dict(zip(("accuracy", "loss"), found[float(name.removeprefix("trial-"))]))
+    assert method.pick_rate(cell) == 2.0
 
 
 def main():

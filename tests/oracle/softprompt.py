@@ -26,6 +26,10 @@ for name in ("sp_model_free", "sp_prompt_free", "sp_session_free", "sp_model_n_v
     getattr(lib, name).argtypes = [c.c_void_p]
 lib.sp_session_rewind.argtypes = [c.c_void_p, c.c_size_t]
 lib.sp_session_rewind.restype = None
+lib.sp_model_tokenizer.argtypes, lib.sp_model_tokenizer.restype = [c.c_void_p], c.c_void_p
+lib.sp_free.argtypes, lib.sp_free.restype = [c.c_void_p], None
+
+ADD_BOS, PARSE_SPECIAL = 1, 2  # of Model.tokenize
 
 
 class Error(Exception):
@@ -81,6 +85,15 @@ class Model:
         out = np.empty((len(tokens), self.d_model), np.float32)
         check(lib.sp_model_embed(float_pointer(out), self.handle, int32_array(tokens), c.c_size_t(len(tokens))))
         return out
+
+    def tokenize(self, text, flags=0):
+        """Token ids of a string; flags: ADD_BOS | PARSE_SPECIAL."""
+        tokens, n, encoded = c.POINTER(c.c_int32)(), c.c_size_t(), text.encode()
+        check(lib.sp_tokenize(c.byref(tokens), c.byref(n), c.c_void_p(lib.sp_model_tokenizer(self.handle)), encoded,
+                              c.c_size_t(len(encoded)), c.c_uint(flags)))
+        found = tokens[:n.value]
+        lib.sp_free(tokens)
+        return found
 
     def loss(self, prompt, examples, gradient=True):
         """prompt: a Prompt or None; examples: (tokens, n_answer) pairs -> loss, gradient (P, width) or None"""

@@ -1,4 +1,4 @@
-"""split_reviews.py SOURCE DEST: rated snippets -> DEST/{train,valid,test}.jsonl, rows {"text", "label"}.
+"""split_rated.py SOURCE DEST: rated snippets -> DEST/{train,valid,test}.jsonl, rows {"text", "label"}.
 
 A rating above 0 is "positive", below 0 "negative"; rows at 0 are dropped. A row's split follows from a hash of its id, so it
 never changes, whatever is added or dropped. The few snippets that stand in the source twice share the first one's id here:
@@ -55,5 +55,5 @@ def main(source, dest):
 
 if __name__ == "__main__":
     if len(sys.argv) != 3:
-        sys.exit("usage: split_reviews.py SOURCE DEST")
+        sys.exit("usage: split_rated.py SOURCE DEST")
     main(*sys.argv[1:])

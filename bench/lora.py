@@ -1,0 +1,109 @@
+"""lora.py: PEFT's LoRA as a method of choosing.py: its defaults, our template, answers, rows a step, steps and schedule.
+
+Its learning rate is the one of RATES that does best on validation rows after a few steps. Like softprompt train with --eval-every,
+the adapter that is tested is the best of the evaluations on validation rows.
+"""
+
+import dataclasses
+import os
+
+import cells
+import common
+import ours
+
+WORKER = "lora_worker"
+SCORED_AT_ONCE = 256
+BATCH = 32  # rows in a pass without gradients
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    name: str = "lora"
+    rates: tuple = (2e-4, 1e-3, 4e-3)
+
+    def accuracy(self, cell):
+        rate = self.pick_rate(cell)
+        with common.workers(cell.options.threads, WORKER) as (worker,):
+            about = start(cell, worker, rate, cell.budget.steps)
+            evaluations = train(cell, worker, cell.path("run"))
+            worker.ask("restore", directory=cell.path("run", "best"))
+            found = evaluate(cell, worker, "test")
+        return {**found, **about, "learning_rate": rate, "artefact_bytes": cells.artefact_bytes(cell.path("run", "best")),
+                "evaluations": evaluations}
+
+    def pick_rate(self, cell):
+        found = {rate: cell.once(f"trial-{rate}", lambda rate=rate: self.try_rate(cell, rate)) for rate in self.rates}
+        best = self.rates[0]
+        for rate in self.rates[1:]:
+            if cells.better(found[rate], found[best]):
+                best = rate
+        return best
+
+    def try_rate(self, cell, rate):
+        with common.workers(cell.options.threads, WORKER) as (worker,):
+            start(cell, worker, rate, cell.budget.trial_steps)
+            for _ in range(cell.budget.trial_steps):
+                worker.ask("step")
+            return evaluate(cell, worker, "valid", cell.budget.trial_rows)
+
+    def training(self, cell):
+        with common.workers(cell.options.threads, WORKER) as (worker,):
+            start(cell, worker, self.rates[0], cell.budget.steps)
+            answers = [worker.ask("step") for _ in range(cell.budget.timed_steps)]
+        return {"step_seconds": common.median([answer["seconds"] for answer in answers[1:]]),
+                "peak_rss_gb": answers[-1]["peak_rss_gb"]}
+
+    def answers(self, cell):
+        """Merged into the weights, as one would for use."""
+        with common.workers(cell.options.threads, WORKER) as (worker,):
+            start(cell, worker, self.rates[0], cell.budget.steps)
+            worker.ask("restore", directory=cell.path("run", "best"))
+            worker.ask("merge")
+            prepared = cell.prepared("test")
+            worker.ask("answer", prepared=prepared, n=cell.budget.timed_answers)
+            done = worker.ask("answer", prepared=prepared, n=cell.budget.timed_answers)
+        return {"answer_ms": common.median(done["milliseconds"]), "peak_rss_gb": done["peak_rss_gb"]}
+
+
+def start(cell, worker, rate, steps):
+    prepared = cell.prepared("train")
+    worker.ask("load", prepared=prepared, n_threads=cell.options.threads, seed=cell.budget.seed)
+    about = worker.ask("add_lora", prepared=prepared, batch_size=cell.budget.batch_size, learning_rate=rate, steps=steps,
+                       warmup_steps=min(cell.budget.warmup_steps, steps // 10))
+    about.pop("peak_rss_gb")
+    return about
+
+
+def evaluate(cell, worker, split, n_rows=None):
+    rows, logprobs = ours.read_rows(cell.split(split))[:n_rows], []
+    while len(logprobs) < len(rows):
+        n = min(SCORED_AT_ONCE, len(rows) - len(logprobs))
+        logprobs += worker.ask("score", prepared=cell.prepared(split), first=len(logprobs), n=n, batch_size=BATCH)["logprobs"]
+    return cells.judge(rows, logprobs)
+
+
+def train(cell, worker, directory):
+    """Trains on from the checkpoint in `directory`; log.jsonl and evaluations.jsonl there are those of softprompt train, less
+    what LoRA has not. -> the evaluations."""
+    budget = cell.budget
+    os.makedirs(directory, exist_ok=True)
+    done = worker.ask("restore", directory=directory)["step"]
+    log, evaluations = (kept(os.path.join(directory, name), done) for name in ("log.jsonl", "evaluations.jsonl"))
+    while done < budget.steps:
+        n = min(budget.eval_every, budget.steps - done)
+        log += [worker.ask("step") for _ in range(n)]
+        done += n
+        found = {"step": done, **evaluate(cell, worker, "valid")}
+        if all(cells.better(found, earlier) for earlier in evaluations):
+            worker.ask("save", directory=os.path.join(directory, "best"))
+        evaluations.append(found)
+        ours.write_rows(os.path.join(directory, "log.jsonl"), log)
+        ours.write_rows(os.path.join(directory, "evaluations.jsonl"), evaluations)
+        worker.ask("save", directory=directory)  # last: what is written above and not yet here is done again
+        common.note(f"lora, {cell.task}: step {done} of {budget.steps}, validation accuracy {found['accuracy']:.4f}")
+    return evaluations
+
+
+def kept(path, n_steps):
+    """The rows up to a step."""
+    return [row for row in ours.read_rows(path) if row["step"] <= n_steps] if n_steps else []
