@@ -223,9 +223,10 @@ typedef struct sp_prompt sp_prompt;
 
 /* What gives the prompt's rows their keys and values. */
 typedef enum sp_method {
-    SP_METHOD_PROMPT,   /* PROMPT_TUNING: embeddings, pushed through the model */
-    SP_METHOD_PREFIX,   /* PREFIX_TUNING: keys and values of every layer themselves */
-    SP_METHOD_CARTRIDGE /* CARTRIDGE: the same, the first ones frozen */
+    SP_METHOD_PROMPT,    /* PROMPT_TUNING: embeddings, pushed through the model */
+    SP_METHOD_PREFIX,    /* PREFIX_TUNING: keys and values of every layer themselves */
+    SP_METHOD_CARTRIDGE, /* CARTRIDGE: the same, the first ones frozen */
+    SP_METHOD_PTUNING    /* P_TUNING: embeddings that a small network, which is what is learnt, makes of learnt vectors */
 } sp_method;
 
 /* CPT: how much answers inside the prompt count in the loss beside the one that is learnt. */
@@ -235,12 +236,17 @@ typedef enum sp_weighted_loss {
 } sp_weighted_loss;
 
 typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
+/* PEFT's encoder_reparameterization_type. MLP: three linear layers, ReLU between them. LSTM: bidirectional, then two linear layers.
+ */
+typedef enum sp_encoder_type { SP_ENCODER_MLP, SP_ENCODER_LSTM } sp_encoder_type;
 typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
 
 /*   VOCAB    embeddings of seeded random tokens; of PREFIX and CARTRIDGE their keys and values, as a text of these tokens has them
  *   RANDOM   normal, the vocabulary's mean and deviation; of PREFIX and CARTRIDGE a standard normal, as PEFT starts
  *   TEXT     embeddings of init_text, repeated or cut, as PEFT does; of PREFIX and CARTRIDGE the keys and values of its first
- *            tokens (BOS among them where the model adds it): it must have num_virtual_tokens or more */
+ *            tokens (BOS among them where the model adds it): it must have num_virtual_tokens or more
+ * A network (PTUNING, prefix_projection) starts as torch's modules do, which is PEFT's start and with RANDOM all; with the others
+ * its last layer is then moved, as little as can be, so that the rows begin as above. */
 typedef struct sp_prompt_options {
     sp_method method;
     size_t num_virtual_tokens; /* 0: 32. Counts a sink row and frozen ones */
@@ -249,6 +255,13 @@ typedef struct sp_prompt_options {
     const char *init_text;
     sp_sink sink; /* BOS, with PROMPT only: the first row is a frozen copy of BOS's embedding */
     uint64_t seed;
+
+    /* The network of PTUNING; prefix_projection gives PREFIX one, too: a linear layer, tanh, a linear layer. An adapter holds its
+     * output, as PEFT's do: a prompt that was loaded is rows, and trains as rows. */
+    sp_encoder_type encoder_reparameterization_type;
+    size_t encoder_hidden_size; /* 0: d_model; with prefix_projection n_head_kv * d_head */
+    size_t encoder_num_layers;  /* of the LSTM; 0: 2 */
+    bool prefix_projection;
 } sp_prompt_options;
 
 SP_API sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options);
@@ -264,7 +277,7 @@ SP_API void sp_prompt_free(sp_prompt *prompt);
  * one, is a warning: model names are no evidence. Every call that takes both checks the shape itself. */
 SP_API sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger);
 
-SP_API sp_method sp_prompt_method(const sp_prompt *prompt); /* of PEFT's P_TUNING adapters: PROMPT, which their output is */
+SP_API sp_method sp_prompt_method(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone */
 
@@ -278,7 +291,8 @@ SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
 SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
 
 /* What training moves: an array of n_weights numbers, which belongs to the prompt and may be written. With methods that learn their
- * rows themselves it is the rows; others compute the rows from it: sp_prompt_update does so, after weights were written. */
+ * rows themselves it is the rows; others compute the rows from it: sp_prompt_update does so, after weights were written.
+ * Of a network: the embedding (num_virtual_tokens rows), then its layers' weights and biases in the order of PEFT's module. */
 SP_API float *sp_prompt_weights(sp_prompt *prompt);
 SP_API size_t sp_prompt_n_weights(const sp_prompt *prompt);
 SP_API sp_status sp_prompt_update(sp_prompt *prompt);

@@ -135,6 +135,12 @@ class UsageErrors(Case):
         ((*TRAIN, "--sink", "bos", "--num-virtual-tokens", "1"), ["--num-virtual-tokens", "--sink bos"]),
         ((*TRAIN, "--method", "prefix", "--sink", "bos"), ["--sink bos", "--method prompt"]),
         ((*TRAIN, "--method", "prefix", "--num-frozen-tokens", "2"), ["--num-frozen-tokens", "--method cartridge"]),
+        ((*TRAIN, "--prefix-projection"), ["--prefix-projection", "--method prefix"]),
+        ((*TRAIN, "--method", "ptuning", "--prefix-projection"), ["--prefix-projection", "--method prefix"]),
+        ((*TRAIN, "--method", "prefix", "--encoder-reparameterization-type", "lstm"), ["--method ptuning only"]),
+        ((*TRAIN, "--method", "ptuning", "--encoder-reparameterization-type", "gru"), ["gru", "mlp|lstm"]),
+        ((*TRAIN, "--method", "prefix", "--encoder-hidden-size", "8"), ["--encoder-hidden-size", "--prefix-projection"]),
+        ((*TRAIN, "--method", "ptuning", "--encoder-num-layers", "3"), ["--encoder-num-layers", "lstm"]),
         ((*TRAIN, "--eval-every", "5"), ["--eval-every", "-e"]),
         ((*TRAIN, "--early-stopping-patience", "5", "-e", "f"), ["--early-stopping-patience", "--eval-every"]),
         ((*TRAIN, "--template", "no place"), ["--template", "{text}"]),
@@ -165,10 +171,10 @@ class UsageErrors(Case):
                 self.assert_message(softprompt(*arguments), 2, *parts)
 
     def test_methods_of_later_versions(self):
-        for method in ("ptuning", "multitask", "cpt"):
+        for method in ("multitask", "cpt"):
             with self.subTest(method=method):
                 self.assert_message(softprompt(*TRAIN, "--method", method), 2, "--method", method, "not in this version",
-                                    "allowed: prompt|prefix|cartridge")
+                                    "allowed: prompt|prefix|cartridge|ptuning")
 
     def test_commands_of_later_versions(self):
         for name in LATER_COMMANDS:

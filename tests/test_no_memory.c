@@ -174,6 +174,30 @@ static sp_status run_prefix(const char *path)
     return run_model_with(&(sp_prompt_options){.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3}, path);
 }
 
+/* A network from its start to its gradient. */
+static sp_status train_ptuning(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    static const sp_prompt_options prompt_options = {.method = SP_METHOD_PTUNING,
+                                                     .num_virtual_tokens = 3,
+                                                     .encoder_reparameterization_type = SP_ENCODER_LSTM,
+                                                     .encoder_hidden_size = 2};
+    static const int32_t tokens[] = {72, 101, 108};
+    static const sp_example example = {tokens, 3, 1};
+    static float gradient[1 << 14];
+    sp_model *model;
+    sp_prompt *prompt = NULL;
+    double loss;
+    sp_status st = sp_model_load(&model, path, &options);
+    if (!st) st = sp_prompt_create(&prompt, model, &prompt_options);
+    if (!st) assert_in_range(sp_prompt_n_weights(prompt), 1, ARRAY_LEN(gradient));
+    if (!st) st = sp_loss(&loss, gradient, model, prompt, &example, 1);
+    if (!st) st = sp_prompt_update(prompt);
+    sp_prompt_free(prompt);
+    sp_model_free(model);
+    return st;
+}
+
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
 static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), const char *path, size_t at_least)
 {
@@ -291,6 +315,7 @@ static void models(void **state)
     (void)state;
     fail_each_but(3, run_model, path, 60);
     fail_each_but(4, run_prefix, path, 60); /* one engine more, for the keys that it starts from */
+    fail_each_but(4, train_ptuning, path, 60);
     free(path);
     remove_directory(dir);
 }

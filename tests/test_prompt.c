@@ -113,6 +113,53 @@ sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *te
     return SP_OK;
 }
 
+/* In place of network.c, which test_network holds against PEFT: its one matrix is half the rows, and starts as halves. */
+struct sp_network {
+    sp_network_shape shape;
+    sp_network_matrix matrix;
+};
+
+sp_status sp_network_create(sp_network **out, const sp_network_shape *shape)
+{
+    *out = calloc(1, sizeof **out);
+    assert_non_null(*out);
+    **out = (sp_network){*shape, {.name = "half", .n_rows = shape->n, .n_columns = shape->n_out}};
+    return SP_OK;
+}
+void sp_network_free(sp_network *network)
+{
+    free(network);
+}
+size_t sp_network_n_matrices(const sp_network *network)
+{
+    return network ? 1 : 0;
+}
+const sp_network_matrix *sp_network_matrices(const sp_network *network)
+{
+    return &network->matrix;
+}
+void sp_network_init(float *weights, const sp_network *network, sp_rng *rng)
+{
+    assert_in_range(sp_rng_below(rng, 10), 0, 9);
+    for (size_t i = 0; i < network->shape.n * network->shape.n_out; i++) weights[i] = 0.5f;
+}
+sp_status sp_network_fit(float *weights, sp_network *network, const float *targets)
+{
+    for (size_t i = 0; i < network->shape.n * network->shape.n_out; i++) weights[i] = targets[i] / 2;
+    return SP_OK;
+}
+sp_status sp_network_forward(float *rows, sp_network *network, const float *weights)
+{
+    for (size_t i = 0; i < network->shape.n * network->shape.n_out; i++) rows[i] = 2 * weights[i];
+    return SP_OK;
+}
+sp_status sp_network_backward(float *gradient, sp_network *network, const float *weights, const float *d_rows)
+{
+    assert_non_null(weights);
+    for (size_t i = 0; i < network->shape.n * network->shape.n_out; i++) gradient[i] += 2 * d_rows[i];
+    return SP_OK;
+}
+
 /* A letter a token: 'a' is the first behind the special ones. */
 sp_status sp_tokenize(int32_t **out, size_t *n_out, const sp_tokenizer *tokenizer, const char *text, size_t n_bytes, unsigned flags)
 {
@@ -381,6 +428,110 @@ static void a_cartridge_freezes_its_first_token(void **state)
     for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
         assert_fails(sp_prompt_create(&p, &tiny, &cases[i].options), SP_ERR_ARGUMENT, cases[i].message);
         assert_null(p);
+    }
+}
+
+static void assert_shape(const sp_network_shape *got, const sp_network_shape *want)
+{
+    assert_int_equal(got->kind, want->kind);
+    assert_int_equal(got->n, want->n);
+    assert_int_equal(got->n_in, want->n_in);
+    assert_int_equal(got->n_hidden, want->n_hidden);
+    assert_int_equal(got->n_layers, want->n_layers);
+    assert_int_equal(got->n_out, want->n_out);
+}
+
+/* Rows are what the network makes, from whichever start; the network's shape is the options', or PEFT's default of the model. */
+static void a_network_makes_the_rows(void **state)
+{
+    (void)state;
+    sp_prompt *p = create(
+        &(sp_prompt_options){.method = SP_METHOD_PTUNING, .num_virtual_tokens = 3, .init = SP_INIT_TEXT, .init_text = "abc"});
+    for (size_t r = 0; r < 3; r++) assert_int_equal(token_of(p, r), N_SPECIAL + r);
+    assert_ptr_not_equal(sp_prompt_weights(p), sp_prompt_embeddings(p));
+    assert_int_equal(sp_prompt_n_weights(p), 3 * D_MODEL);
+    assert_shape(&p->network->shape, &(sp_network_shape){SP_NETWORK_MLP, 3, D_MODEL, D_MODEL, 2, D_MODEL});
+    sp_prompt_weights(p)[5] = 8;
+    assert_int_equal(sp_prompt_update(p), SP_OK);
+    assert_true(sp_prompt_embeddings(p)[5] == 16);
+    float d_rows[3 * D_MODEL] = {0, 1}, gradient[3 * D_MODEL];
+    assert_int_equal(sp_prompt_backward(gradient, p, d_rows), SP_OK);
+    assert_true(gradient[0] == 0 && gradient[1] == 2);
+    sp_prompt_free(p);
+    p = create(&(sp_prompt_options){.method = SP_METHOD_PTUNING,
+                                    .init = SP_INIT_RANDOM,
+                                    .encoder_hidden_size = 7,
+                                    .encoder_reparameterization_type = SP_ENCODER_LSTM,
+                                    .encoder_num_layers = 3});
+    for (size_t i = 0; i < sp_prompt_n_weights(p); i++) assert_true(sp_prompt_embeddings(p)[i] == 1);
+    assert_shape(&p->network->shape, &(sp_network_shape){SP_NETWORK_LSTM, 32, D_MODEL, 7, 3, D_MODEL});
+    sp_prompt_free(p);
+    p = create(&(sp_prompt_options){
+        .method = SP_METHOD_PREFIX, .prefix_projection = true, .num_virtual_tokens = 2, .init = SP_INIT_TEXT, .init_text = "ab"});
+    for (size_t i = 0; i < 2 * KV_WIDTH; i++) assert_true(sp_prompt_keys_values(p)[i] == (i < KV_WIDTH ? 'a' : 'b'));
+    assert_shape(&p->network->shape,
+                 &(sp_network_shape){SP_NETWORK_PROJECTION, 2, N_HEAD_KV * D_HEAD, N_HEAD_KV * D_HEAD, 2, KV_WIDTH});
+    sp_prompt_free(p);
+    static const struct {
+        sp_prompt_options options;
+        const char *message;
+    } cases[] = {
+        {{.prefix_projection = true}, "method prefix only"},
+        {{.method = SP_METHOD_CARTRIDGE, .prefix_projection = true}, "method prefix only"},
+        {{.encoder_hidden_size = 8}, "method ptuning, and with prefix_projection"},
+        {{.method = SP_METHOD_PREFIX, .encoder_reparameterization_type = SP_ENCODER_LSTM}, "method ptuning only"},
+        {{.method = SP_METHOD_PTUNING, .encoder_num_layers = 3}, "is of an LSTM"},
+        {{.method = SP_METHOD_PTUNING, .encoder_reparameterization_type = (sp_encoder_type)9}, "type 9"},
+        {{.method = SP_METHOD_PTUNING, .sink = SP_SINK_BOS}, "method prompt only"},
+        {{.method = SP_METHOD_PTUNING, .init = SP_INIT_TEXT}, "needs a text"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+        assert_fails(sp_prompt_create(&p, &tiny, &cases[i].options), SP_ERR_ARGUMENT, cases[i].message);
+        assert_null(p);
+    }
+}
+
+/* An adapter holds the rows; its configuration tells of the network that made them, again and again. */
+static void a_network_is_not_saved(void **state)
+{
+    (void)state;
+    static const sp_prompt_options options[] = {
+        {.method = SP_METHOD_PTUNING, .num_virtual_tokens = 3, .encoder_hidden_size = 9},
+        {.method = SP_METHOD_PTUNING,
+         .num_virtual_tokens = 3,
+         .encoder_reparameterization_type = SP_ENCODER_LSTM,
+         .encoder_num_layers = 3,
+         .init = SP_INIT_RANDOM},
+        {.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3, .prefix_projection = true, .encoder_hidden_size = 9},
+    };
+    static const char *const told[][3] = {
+        {"\"encoder_reparameterization_type\": \"MLP\"", "\"encoder_hidden_size\": 9", "\"encoder_num_layers\": 2"},
+        {"\"encoder_reparameterization_type\": \"LSTM\"", "\"encoder_hidden_size\": 4", "\"encoder_num_layers\": 3"},
+        {"\"prefix_projection\": true", "\"encoder_hidden_size\": 9", "\"token_dim\": 4"},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        char *dir = make_directory(), *again = make_directory();
+        sp_prompt *p = create(&options[i]);
+        assert_int_equal(sp_prompt_save(p, dir), SP_OK);
+        sp_prompt *q = load(dir);
+        assert_int_equal(sp_prompt_method(q), options[i].method);
+        assert_int_equal(q->init, options[i].init);
+        assert_ptr_equal(sp_prompt_weights(q), q->rows);
+        assert_memory_equal(q->rows, p->rows, 3 * sp_prompt_width(p) * sizeof(float));
+        assert_int_equal(sp_prompt_check(q, &tiny, NULL), SP_OK);
+        assert_int_equal(sp_prompt_save(q, again), SP_OK);
+        size_t n_bytes;
+        char *config = read_file(&n_bytes, dir, "adapter_config.json"),
+             *config_again = read_file(&n_bytes, again, "adapter_config.json");
+        assert_string_equal(config, config_again);
+        for (size_t k = 0; k < 3; k++)
+            if (!strstr(config, told[i][k])) fail_msg("%s is not in %s", told[i][k], config);
+        free(config);
+        free(config_again);
+        sp_prompt_free(p);
+        sp_prompt_free(q);
+        remove_directory(dir);
+        remove_directory(again);
     }
 }
 
@@ -734,6 +885,8 @@ int main(void)
         cmocka_unit_test(a_prompt_comes_back_whole),
         cmocka_unit_test(keys_and_values_come_back_whole),
         cmocka_unit_test(a_cartridge_freezes_its_first_token),
+        cmocka_unit_test(a_network_makes_the_rows),
+        cmocka_unit_test(a_network_is_not_saved),
         cmocka_unit_test(the_configuration_is_pefts),
         cmocka_unit_test(equal_prompts_give_equal_bytes),
         cmocka_unit_test(adapters_of_pefts_own),

@@ -157,20 +157,30 @@ static void test_several_passes(void **state)
     sp_prompt_free(prompt);
 }
 
-/* Along the gradient the loss changes by |g|^2 a unit: central differences over the whole prompt at once. */
-static void check_differences(sp_prompt *prompt, size_t n_examples)
+/* The loss behind weights that are `step` along `direction` from `start`. */
+static double loss_along(sp_prompt *prompt, const float *start, const float *direction, double step, size_t n_examples)
 {
-    size_t n = N_VIRTUAL * sp_prompt_width(prompt);
-    float *gradient = malloc(n * sizeof(float)), *rows = sp_prompt_weights(prompt), *start = malloc(n * sizeof(float));
-    double loss, up, down;
+    float *weights = sp_prompt_weights(prompt);
+    double loss;
+    for (size_t k = 0; k < sp_prompt_n_weights(prompt); k++) weights[k] = start[k] + (float)(step * direction[k]);
+    assert_int_equal(sp_prompt_update(prompt), SP_OK);
+    assert_int_equal(sp_loss(&loss, NULL, model, prompt, EXAMPLES, n_examples), SP_OK);
+    return loss;
+}
+
+/* Along the gradient the loss changes by |g|^2 a unit: central differences over the whole prompt at once, `distance` to both
+ * sides. */
+static void check_differences(sp_prompt *prompt, double distance, size_t n_examples)
+{
+    size_t n = sp_prompt_n_weights(prompt);
+    float *gradient = malloc(n * sizeof(float)), *start = malloc(n * sizeof(float));
+    double loss;
     assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, n_examples), SP_OK);
-    double length = norm(gradient, n), step = 1e-2 / length;
+    double length = norm(gradient, n), step = distance / length;
     assert_true(length > 1e-3);
-    memcpy(start, rows, n * sizeof(float));
-    for (size_t k = 0; k < n; k++) rows[k] = start[k] + (float)(step * gradient[k]);
-    assert_int_equal(sp_loss(&up, NULL, model, prompt, EXAMPLES, n_examples), SP_OK);
-    for (size_t k = 0; k < n; k++) rows[k] = start[k] - (float)(step * gradient[k]);
-    assert_int_equal(sp_loss(&down, NULL, model, prompt, EXAMPLES, n_examples), SP_OK);
+    memcpy(start, sp_prompt_weights(prompt), n * sizeof(float));
+    double up = loss_along(prompt, start, gradient, step, n_examples);
+    double down = loss_along(prompt, start, gradient, -step, n_examples);
     assert_true(fabs((up - down) / (2 * step) - length * length) <= 0.02 * length * length);
     free(gradient);
     free(start);
@@ -180,7 +190,7 @@ static void test_gradient_against_differences(void **state)
 {
     (void)state;
     sp_prompt *prompt = make_prompt(SP_SINK_NONE);
-    check_differences(prompt, N_EXAMPLES);
+    check_differences(prompt, 1e-2, N_EXAMPLES);
     sp_prompt_free(prompt);
 }
 
@@ -196,7 +206,7 @@ static void test_keys_and_values(void **state)
         assert_int_equal(width, 2 * TINY_LAYERS * TINY_KV_HEADS * TINY_D / TINY_HEADS);
         assert_null(sp_prompt_embeddings(prompt));
         assert_ptr_equal(sp_prompt_keys_values(prompt), sp_prompt_weights(prompt));
-        check_differences(prompt, N_EXAMPLES - 1);
+        check_differences(prompt, 1e-2, N_EXAMPLES - 1);
         float *gradient = malloc(N_VIRTUAL * width * sizeof(float));
         double loss;
         assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES - 1), SP_OK);
@@ -205,6 +215,38 @@ static void test_keys_and_values(void **state)
         assert_int_equal(sp_loss(&loss, NULL, model, prompt, EXAMPLES, N_EXAMPLES), SP_ERR_ARGUMENT);
         assert_non_null(strstr(sp_message(), "example 5 starts with its answer"));
         free(gradient);
+        sp_prompt_free(prompt);
+    }
+}
+
+/* Networks: the gradient goes through them to their weights, and from `vocab` their rows begin as those without a network. */
+static void test_networks(void **state)
+{
+    (void)state;
+    static const sp_prompt_options networks[] = {
+        {.method = SP_METHOD_PTUNING, .num_virtual_tokens = N_VIRTUAL, .seed = 3},
+        {.method = SP_METHOD_PTUNING,
+         .num_virtual_tokens = N_VIRTUAL,
+         .seed = 3,
+         .encoder_hidden_size = 11,
+         .encoder_reparameterization_type = SP_ENCODER_LSTM},
+        {.method = SP_METHOD_PREFIX, .num_virtual_tokens = N_VIRTUAL, .seed = 3, .prefix_projection = true},
+    };
+    for (size_t i = 0; i < sizeof networks / sizeof *networks; i++) {
+        sp_prompt *prompt, *plain;
+        sp_prompt_options without = {.method = networks[i].prefix_projection ? SP_METHOD_PREFIX : SP_METHOD_PROMPT,
+                                     .num_virtual_tokens = N_VIRTUAL,
+                                     .seed = 3};
+        assert_int_equal(sp_prompt_create(&prompt, model, &networks[i]), SP_OK);
+        assert_int_equal(sp_prompt_create(&plain, model, &without), SP_OK);
+        size_t n = N_VIRTUAL * sp_prompt_width(plain);
+        const float *rows = i == 2 ? sp_prompt_keys_values(prompt) : sp_prompt_embeddings(prompt);
+        float *difference = malloc(n * sizeof(float));
+        for (size_t k = 0; k < n; k++) difference[k] = rows[k] - sp_prompt_weights(plain)[k];
+        assert_true(norm(difference, n) <= 1e-2 * norm(sp_prompt_weights(plain), n));
+        check_differences(prompt, 1e-4, N_EXAMPLES - 1);
+        free(difference);
+        sp_prompt_free(plain);
         sp_prompt_free(prompt);
     }
 }
@@ -557,6 +599,7 @@ int main(void)
         cmocka_unit_test(test_several_passes),
         cmocka_unit_test(test_gradient_against_differences),
         cmocka_unit_test(test_keys_and_values),
+        cmocka_unit_test(test_networks),
         cmocka_unit_test(test_a_cartridge_is_its_text),
         cmocka_unit_test(test_frozen_rows_and_errors),
         cmocka_unit_test(test_straight_run),

@@ -1,7 +1,7 @@
 /* train_tiny.c: a program for kill_resume.py to kill.
  *
  *   train_tiny make DIR     writes DIR/model.gguf and DIR/rows.tsv
- *   train_tiny prompt|cartridge|distill DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
+ *   train_tiny prompt|cartridge|distill|ptuning DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
  */
 #include <stdio.h>
 #include <string.h>
@@ -72,6 +72,7 @@ int main(int argc, char **argv)
     if (argc == 4 && strcmp(argv[1], "prompt") == 0) return train(argv[2], argv[3], SP_METHOD_PROMPT, false);
     if (argc == 4 && strcmp(argv[1], "cartridge") == 0) return train(argv[2], argv[3], SP_METHOD_CARTRIDGE, false);
     if (argc == 4 && strcmp(argv[1], "distill") == 0) return train(argv[2], argv[3], SP_METHOD_PREFIX, true);
-    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN | distill DIR RUN\n");
+    if (argc == 4 && strcmp(argv[1], "ptuning") == 0) return train(argv[2], argv[3], SP_METHOD_PTUNING, false);
+    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN | distill DIR RUN | ptuning DIR RUN\n");
     return 2;
 }

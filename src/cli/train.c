@@ -21,6 +21,9 @@ typedef struct train_flags {
     int init;
     const char *init_text;
     int sink;
+    bool prefix_projection;
+    int encoder_type;
+    size_t encoder_hidden_size, encoder_num_layers;
     task_flags task;
     int optimizer, schedule;
     double learning_rate, weight_decay, max_grad_norm, epochs;
@@ -46,8 +49,8 @@ static const option_row file_rows[] = {
     {0}};
 
 static const option_row prompt_rows[] = {
-    {OPTION_CHOICE, 0, "method", "prompt|prefix|cartridge", "learn embeddings before the input, or keys and values",
-     .fallback = "prompt", .target = offsetof(train_flags, method), .later = "ptuning|multitask|cpt"},
+    {OPTION_CHOICE, 0, "method", "prompt|prefix|cartridge|ptuning", "learn embeddings, keys and values, or a network",
+     .fallback = "prompt", .target = offsetof(train_flags, method), .later = "multitask|cpt"},
     {OPTION_COUNT, 0, "num-virtual-tokens", "N", "rows of the prompt, a sink included", .fallback = "32",
      .target = offsetof(train_flags, num_virtual_tokens), .min = 1, .max = 1e6},
     {OPTION_CHOICE, 0, "init", "vocab|random|text", "start from random tokens, noise or a text", .fallback = "vocab",
@@ -58,6 +61,14 @@ static const option_row prompt_rows[] = {
      .target = offsetof(train_flags, sink)},
     {OPTION_COUNT, 0, "num-frozen-tokens", "N", "cartridge: first rows that stay as they start", .fallback = "1",
      .target = offsetof(train_flags, num_frozen_tokens), .max = 1e6},
+    {OPTION_FLAG, 0, "prefix-projection", .help = "prefix: a network makes the keys and values",
+     .target = offsetof(train_flags, prefix_projection)},
+    {OPTION_CHOICE, 0, "encoder-reparameterization-type", "mlp|lstm", "ptuning: the network", .fallback = "mlp",
+     .target = offsetof(train_flags, encoder_type)},
+    {OPTION_COUNT, 0, "encoder-hidden-size", "N", "of the network", .fallback = "as wide as an embedding",
+     .target = offsetof(train_flags, encoder_hidden_size), .min = 1, .max = 65536},
+    {OPTION_COUNT, 0, "encoder-num-layers", "N", "of an lstm", .fallback = "2", .target = offsetof(train_flags, encoder_num_layers),
+     .min = 1, .max = 8},
     {0}};
 
 static const option_row training_rows[] = {
@@ -120,6 +131,20 @@ static int check_distillation(const command *self, const train_flags *flags)
                        flags->num_queries ? "num-queries" : "query-length");
 }
 
+static int check_encoder_flags(const command *self, const train_flags *flags)
+{
+    const bool is_ptuning = flags->method == SP_METHOD_PTUNING;
+    if (flags->prefix_projection && flags->method != SP_METHOD_PREFIX)
+        return usage_error(self, "--prefix-projection goes with --method prefix only");
+    if (flags->encoder_type == SP_ENCODER_LSTM && !is_ptuning)
+        return usage_error(self, "--encoder-reparameterization-type goes with --method ptuning only");
+    if (flags->encoder_hidden_size && !is_ptuning && !flags->prefix_projection)
+        return usage_error(self, "--encoder-hidden-size goes with --method ptuning, and with --prefix-projection");
+    if (flags->encoder_num_layers && flags->encoder_type != SP_ENCODER_LSTM)
+        return usage_error(self, "--encoder-num-layers goes with --encoder-reparameterization-type lstm; an mlp has its two");
+    return EXIT_DONE;
+}
+
 static int check_flags(const command *self, train_flags *flags)
 {
     bool text = flags->init == SP_INIT_TEXT, has_eval = flags->eval || flags->teacher_context;
@@ -136,6 +161,7 @@ static int check_flags(const command *self, train_flags *flags)
         return usage_error(self, "--sink bos is a row of embeddings and goes with --method prompt only");
     if (flags->num_frozen_tokens != not_given && flags->method != SP_METHOD_CARTRIDGE)
         return usage_error(self, "--num-frozen-tokens goes with --method cartridge only");
+    if (check_encoder_flags(self, flags)) return EXIT_USAGE;
     if (flags->sink == SP_SINK_BOS && flags->num_virtual_tokens == 1)
         return usage_error(self,
                            "--num-virtual-tokens 1 leaves nothing to learn beside --sink bos, which is counted: give 2 or more");
@@ -160,7 +186,11 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
                    .init = (sp_init)flags->init,
                    .init_text = flags->init_text,
                    .sink = (sp_sink)flags->sink,
-                   .seed = flags->seed},
+                   .seed = flags->seed,
+                   .encoder_reparameterization_type = (sp_encoder_type)flags->encoder_type,
+                   .encoder_hidden_size = flags->encoder_hidden_size,
+                   .encoder_num_layers = flags->encoder_num_layers,
+                   .prefix_projection = flags->prefix_projection},
         .task = *task,
         .optimizer = (sp_optimizer)flags->optimizer,
         .schedule = (sp_schedule)flags->schedule,

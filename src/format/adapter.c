@@ -7,7 +7,6 @@
 #include "base/file.h"
 #include "base/status.h"
 
-/* A P-tuning adapter holds its encoder's output, so it runs as rows of embeddings do. */
 static const struct {
     const char *peft_type, *name;
     bool runnable;

@@ -5,6 +5,8 @@
  *   random   normal numbers with mean and deviation of the vocabulary's embeddings. PEFT's RANDOM is torch.nn.Embedding's standard
  *            normal, some ten times longer than any real embedding of most models, from where training takes far more steps
  *
+ * Behind a network (reparameterize.c) random is the network's own start, and the others are what its last layer is moved to give.
+ *
  * Lester et al., arXiv 2104.08691, section 3.2, compare them: vocabulary and text train best. */
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +16,11 @@
 #include "prompt/internal.h"
 #include "text/tokenizer.h"
 
-enum { DEFAULT_VIRTUAL_TOKENS = 32, RNG_STREAM = 0x696e6974 }; /* "init": a stream that nothing else draws from */
+enum {
+    DEFAULT_VIRTUAL_TOKENS = 32,
+    RNG_STREAM = 0x696e6974,
+    NETWORK_STREAM = 0x6e657477
+}; /* "init", "netw": streams that nothing else draws from */
 
 /* A special token decodes to nothing unless special tokens are asked for. */
 static sp_status is_plain(bool *out, const sp_tokenizer *tokenizer, int32_t token)
@@ -146,13 +152,30 @@ static size_t count_frozen(const sp_prompt_options *options)
     return options->num_frozen_tokens ? options->num_frozen_tokens : 1;
 }
 
+static sp_status check_network(const sp_prompt_options *options)
+{
+    const bool is_lstm = options->encoder_reparameterization_type == SP_ENCODER_LSTM;
+    if ((unsigned)options->encoder_reparameterization_type > SP_ENCODER_LSTM)
+        return sp_fail(SP_ERR_ARGUMENT, "unknown encoder_reparameterization_type %d",
+                       (int)options->encoder_reparameterization_type);
+    if (options->prefix_projection && options->method != SP_METHOD_PREFIX)
+        return sp_fail(SP_ERR_ARGUMENT, "prefix_projection goes with method prefix only");
+    if (options->encoder_hidden_size && !sp_prompt_options_have_network(options))
+        return sp_fail(SP_ERR_ARGUMENT, "encoder_hidden_size goes with method ptuning, and with prefix_projection");
+    if (is_lstm && options->method != SP_METHOD_PTUNING)
+        return sp_fail(SP_ERR_ARGUMENT, "encoder_reparameterization_type goes with method ptuning only");
+    if (options->encoder_num_layers && !is_lstm)
+        return sp_fail(SP_ERR_ARGUMENT, "encoder_num_layers is of an LSTM; an MLP has its two hidden layers, as PEFT's");
+    return SP_OK;
+}
+
 static sp_status check_options(const sp_prompt_options *options, size_t n, const sp_model *model)
 {
     sp_model_info info;
     sp_model_get_info(&info, model);
     if (options->sink != SP_SINK_NONE && options->sink != SP_SINK_BOS)
         return sp_fail(SP_ERR_ARGUMENT, "unknown sink %d", (int)options->sink);
-    if ((unsigned)options->method > SP_METHOD_CARTRIDGE) return sp_fail(SP_ERR_ARGUMENT, "unknown method %d", (int)options->method);
+    if ((unsigned)options->method >= SP_N_METHODS) return sp_fail(SP_ERR_ARGUMENT, "unknown method %d", (int)options->method);
     if (options->sink == SP_SINK_BOS && options->method != SP_METHOD_PROMPT)
         return sp_fail(SP_ERR_ARGUMENT,
                        "a BOS sink is a row of embeddings: it goes with method prompt only; a cartridge freezes its "
@@ -166,7 +189,7 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
         return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
     if (n >= info.context_length)
         return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens fill the model's context of %zu; use fewer", n, info.context_length);
-    return SP_OK;
+    return check_network(options);
 }
 
 /* What the adapter's files will tell of the model and of how the prompt began. */
@@ -188,7 +211,8 @@ static size_t width_of(sp_method method, const sp_model *model)
 {
     sp_model_info info;
     sp_model_get_info(&info, model);
-    return method == SP_METHOD_PROMPT ? info.d_model : 2 * info.n_layer * info.n_head_kv * info.d_head;
+    const bool given = method == SP_METHOD_PREFIX || method == SP_METHOD_CARTRIDGE;
+    return given ? 2 * info.n_layer * info.n_head_kv * info.d_head : info.d_model;
 }
 
 /* Embeddings, behind a sink where one is wanted. */
@@ -199,6 +223,17 @@ static sp_status init_rows(sp_prompt *p, const sp_model *model, const sp_prompt_
     if (st) return st;
     float *learnt = p->rows + p->num_frozen_tokens * p->width;
     return init_embeddings(learnt, p->num_virtual_tokens - p->num_frozen_tokens, model, options);
+}
+
+/* The network first: the rows that its last layer is moved to give are written where its output then comes. */
+static sp_status init_prompt(sp_prompt *p, sp_model *model, const sp_prompt_options *options)
+{
+    const bool has_network = sp_prompt_options_have_network(options);
+    sp_rng rng = sp_rng_seed(options->seed, NETWORK_STREAM);
+    sp_status st = has_network ? sp_prompt_set_network(p, model, options, &rng) : SP_OK;
+    if (st || (has_network && options->init == SP_INIT_RANDOM)) return st;
+    st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options);
+    return st || !has_network ? st : sp_prompt_fit_network(p, p->rows);
 }
 
 sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options)
@@ -213,7 +248,7 @@ sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_opt
     if (st) return st;
     p->method = options->method;
     p->num_frozen_tokens = count_frozen(options);
-    if ((st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options))) goto fail;
+    if ((st = init_prompt(p, model, options))) goto fail;
     if ((st = sp_prompt_update(p)) || (st = record_origin(p, model, options))) goto fail;
     *out = p;
     return SP_OK;

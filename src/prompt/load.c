@@ -1,5 +1,6 @@
 /* load.c: a PEFT adapter directory as a soft prompt: ours, or PEFT's own, which has no softprompt.json and may leave out most of
  * its configuration. What counts is the tensor; numbers in the configuration must agree with it where they are given. */
+#include <assert.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -27,9 +28,10 @@ static sp_status check_config(const sp_adapter *a)
 
 static sp_method method_of(const sp_adapter *a)
 {
-    if (strcmp(a->peft_type, sp_peft_types[SP_METHOD_PREFIX]) == 0) return SP_METHOD_PREFIX;
-    if (strcmp(a->peft_type, sp_peft_types[SP_METHOD_CARTRIDGE]) == 0) return SP_METHOD_CARTRIDGE;
-    return SP_METHOD_PROMPT; /* P_TUNING's tensor is its encoder's output */
+    int method = 0;
+    while (method < SP_N_METHODS && strcmp(a->peft_type, sp_peft_types[method]) != 0) method++;
+    assert(method < SP_N_METHODS); /* check_config was here */
+    return (sp_method)method;
 }
 
 static sp_status check_length(const sp_adapter *a, const char *field, size_t expected, uint64_t found)
@@ -63,8 +65,9 @@ static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
         return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " is not a matrix with a row for each virtual token",
                        a->tensors_path);
     if ((st = check_length(a, "num_virtual_tokens", a->num_virtual_tokens, t->shape[0]))) return st;
-    return method_of(a) == SP_METHOD_PROMPT ? check_length(a, "token_dim", a->token_dim, t->shape[1])
-                                            : check_keys_values(a, t->shape[1]);
+    const sp_method method = method_of(a);
+    return method == SP_METHOD_PREFIX || method == SP_METHOD_CARTRIDGE ? check_keys_values(a, t->shape[1])
+                                                                       : check_length(a, "token_dim", a->token_dim, t->shape[1]);
 }
 
 static sp_status read_weights(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
@@ -108,6 +111,22 @@ static sp_status read_init(sp_prompt *p, const json_t *object, const char *key, 
     return p->init == SP_INIT_TEXT ? copy_string(&p->init_text, text) : SP_OK;
 }
 
+/* The network that the rows came from, which the adapter does not hold: what its configuration says of it. */
+static sp_status read_encoder(sp_prompt *p, const sp_adapter *a)
+{
+    const char *type = NULL;
+    sp_status st = sp_json_get_size(&p->encoder_hidden_size, a->config, "encoder_hidden_size", a->config_path);
+    if (st || p->method == SP_METHOD_PREFIX) {
+        p->prefix_projection = json_is_true(json_object_get(a->config, "prefix_projection"));
+        return st;
+    }
+    if ((st = sp_json_get_size(&p->encoder_num_layers, a->config, "encoder_num_layers", a->config_path)) ||
+        (st = sp_json_get_string(&type, a->config, "encoder_reparameterization_type", a->config_path)))
+        return st;
+    p->encoder_type = type && strcmp(type, sp_encoder_type_names[SP_ENCODER_LSTM]) == 0 ? SP_ENCODER_LSTM : SP_ENCODER_MLP;
+    return SP_OK;
+}
+
 static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
 {
     sp_status st = SP_OK;
@@ -117,6 +136,7 @@ static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
         st = read_init(p, a->config, "prompt_tuning_init", "prompt_tuning_init_text", a->config_path);
     else
         p->init = SP_INIT_RANDOM;
+    if (!st && (p->method == SP_METHOD_PTUNING || p->method == SP_METHOD_PREFIX)) st = read_encoder(p, a);
     if (!st && p->method == SP_METHOD_CARTRIDGE) st = read_frozen(p, a->config, a->config_path, 1);
     return st ? st : copy_string(&p->base_model, a->base_model);
 }

@@ -61,6 +61,7 @@ void sp_prompt_free(sp_prompt *prompt)
     if (prompt->weights != prompt->rows) free(prompt->weights);
     free(prompt->rows);
     free(prompt->shapes);
+    sp_network_free(prompt->network);
     free(prompt->init_text);
     free(prompt->base_model);
     free(prompt);

@@ -20,6 +20,11 @@ size_t sp_prompt_n_row_values(const sp_prompt *prompt); /* num_virtual_tokens * 
  *   d_rows (num_virtual_tokens, width) dloss/drows, of the rows as sp_prompt_update left them */
 sp_status sp_prompt_backward(float *gradient, const sp_prompt *prompt, const float *d_rows);
 
+/* Is there a network between weights and rows? Its hidden size, where the options leave it to PEFT's default, is the model's. */
+bool sp_prompt_options_have_network(const sp_prompt_options *options);
+size_t sp_prompt_encoder_hidden_size(const sp_prompt_options *options, const sp_model *model);
+size_t sp_prompt_encoder_num_layers(const sp_prompt_options *options);
+
 /* Gives the prompt a copy of `task`: what softprompt.json will carry. */
 sp_status sp_prompt_set_task(sp_prompt *prompt, const sp_task *task);
 

@@ -1,4 +1,4 @@
-/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING, PREFIX_TUNING or CARTRIDGE.
+/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING, PREFIX_TUNING, CARTRIDGE or P_TUNING.
  *
  *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, width) f32
  *   softprompt.json             ours: {"format_version", "library_version", "method", "task", "fingerprint"}
@@ -19,11 +19,14 @@
 
 #define PEFT_VERSION "0.21.2"
 
-const char *const sp_peft_types[3] = {
+const char *const sp_peft_types[SP_N_METHODS] = {
     [SP_METHOD_PROMPT] = "PROMPT_TUNING",
     [SP_METHOD_PREFIX] = "PREFIX_TUNING",
     [SP_METHOD_CARTRIDGE] = "CARTRIDGE",
+    [SP_METHOD_PTUNING] = "P_TUNING",
 };
+
+const char *const sp_encoder_type_names[2] = {[SP_ENCODER_MLP] = "MLP", [SP_ENCODER_LSTM] = "LSTM"};
 
 const sp_init_name sp_init_names[3] = {
     [SP_INIT_VOCAB] = {"SAMPLE_VOCAB", "vocab"},
@@ -59,17 +62,19 @@ static json_t *build_prompt_config(const sp_prompt *p)
                      "token_dim", (json_int_t)p->width, "tokenizer_kwargs", "tokenizer_name_or_path", tokenizer_name(p));
 }
 
-/* token_dim: numbers of one layer's key, as PEFT counts them under grouped-query attention. It is what PEFT writes for an encoder
- * that is not there, too. */
+/* token_dim: numbers of one layer's key, as PEFT counts them under grouped-query attention. It is what PEFT writes for the hidden
+ * size of a projection that is not there, too. */
 static json_t *build_prefix_config(const sp_prompt *p)
 {
     const size_t token_dim = p->n_layer ? p->width / p->n_layer / 2 : 0;
+    const size_t hidden_size = p->encoder_hidden_size ? p->encoder_hidden_size : token_dim;
     return json_pack("{s:n, s:o, s:o, s:b, s:n, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:b, s:n, s:s, s:o}", "auto_mapping",
-                     "base_model_name_or_path", text_or_null(p->base_model), "encoder_hidden_size", size_or_null(token_dim),
+                     "base_model_name_or_path", text_or_null(p->base_model), "encoder_hidden_size", size_or_null(hidden_size),
                      "inference_mode", 1, "init_weights", "modules_to_save", "num_attention_heads", size_or_null(p->n_head),
                      "num_layers", size_or_null(p->n_layer), "num_transformer_submodules", 1, "num_virtual_tokens",
                      (json_int_t)p->num_virtual_tokens, "peft_type", sp_peft_types[p->method], "peft_version", PEFT_VERSION,
-                     "prefix_projection", 0, "revision", "task_type", "CAUSAL_LM", "token_dim", size_or_null(token_dim));
+                     "prefix_projection", p->prefix_projection, "revision", "task_type", "CAUSAL_LM", "token_dim",
+                     size_or_null(token_dim));
 }
 
 static json_t *build_cartridge_config(const sp_prompt *p)
@@ -83,10 +88,33 @@ static json_t *build_cartridge_config(const sp_prompt *p)
                      "revision", "task_type", "CAUSAL_LM", "token_dim", size_or_null(token_dim));
 }
 
+/* encoder_num_layers is what PEFT writes for an MLP, too. A network that a loaded adapter does not tell of is written as PEFT's
+ * default one: of it nothing is used but that the fields are there. */
+static json_t *build_ptuning_config(const sp_prompt *p)
+{
+    return json_pack("{s:n, s:o, s:f, s:I, s:I, s:s, s:b, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:n, s:s, s:I}", "auto_mapping",
+                     "base_model_name_or_path", text_or_null(p->base_model), "encoder_dropout", 0.0, "encoder_hidden_size",
+                     (json_int_t)(p->encoder_hidden_size ? p->encoder_hidden_size : p->width), "encoder_num_layers",
+                     (json_int_t)(p->encoder_num_layers ? p->encoder_num_layers : 2), "encoder_reparameterization_type",
+                     sp_encoder_type_names[p->encoder_type], "inference_mode", 1, "modules_to_save", "num_attention_heads",
+                     size_or_null(p->n_head), "num_layers", size_or_null(p->n_layer), "num_transformer_submodules", 1,
+                     "num_virtual_tokens", (json_int_t)p->num_virtual_tokens, "peft_type", sp_peft_types[p->method], "peft_version",
+                     PEFT_VERSION, "revision", "task_type", "CAUSAL_LM", "token_dim", (json_int_t)p->width);
+}
+
 static json_t *build_config(const sp_prompt *p)
 {
-    if (p->method == SP_METHOD_PREFIX) return build_prefix_config(p);
-    return p->method == SP_METHOD_CARTRIDGE ? build_cartridge_config(p) : build_prompt_config(p);
+    switch (p->method) {
+    case SP_METHOD_PREFIX:
+        return build_prefix_config(p);
+    case SP_METHOD_CARTRIDGE:
+        return build_cartridge_config(p);
+    case SP_METHOD_PTUNING:
+        return build_ptuning_config(p);
+    case SP_METHOD_PROMPT:
+        break;
+    }
+    return build_prompt_config(p);
 }
 
 static json_t *build_task(const sp_task *task)

@@ -13,14 +13,18 @@
 #include "base/status.h"
 #include "format/json.h"
 #include "model/model.h"
+#include "prompt/prompt.h"
 
 static const char *const DECIDING[] = {"training", "distillation", "prompt", "task", "data", "model"};
 static const char MACHINE[] = "machine";
 enum { N_DECIDING = sizeof DECIDING / sizeof *DECIDING, DEFAULT_STEPS = 300, DEFAULT_EPOCHS = 3, DEFAULT_WARMUP = 10 };
 
 static const char *const OPTIMIZERS[] = {[SP_ADAMW] = "adamw", [SP_ADAFACTOR] = "adafactor"};
-static const char *const METHODS[] = {
-    [SP_METHOD_PROMPT] = "prompt", [SP_METHOD_PREFIX] = "prefix", [SP_METHOD_CARTRIDGE] = "cartridge"};
+static const char *const METHODS[] = {[SP_METHOD_PROMPT] = "prompt",
+                                      [SP_METHOD_PREFIX] = "prefix",
+                                      [SP_METHOD_CARTRIDGE] = "cartridge",
+                                      [SP_METHOD_PTUNING] = "ptuning"};
+static const char *const ENCODERS[] = {[SP_ENCODER_MLP] = "mlp", [SP_ENCODER_LSTM] = "lstm"};
 static const char *const SCHEDULES[] = {[SP_COSINE] = "cosine", [SP_LINEAR] = "linear", [SP_CONSTANT] = "constant"};
 static const char *const INITS[] = {[SP_INIT_VOCAB] = "vocab", [SP_INIT_RANDOM] = "random", [SP_INIT_TEXT] = "text"};
 static const char *const SINKS[] = {[SP_SINK_NONE] = "none", [SP_SINK_BOS] = "bos"};
@@ -32,7 +36,9 @@ static const struct {
     [SP_METHOD_PROMPT] = {.learning_rate = 0.02},
     [SP_METHOD_PREFIX] = {.learning_rate = 0.02},
     [SP_METHOD_CARTRIDGE] = {.learning_rate = 0.02},
+    [SP_METHOD_PTUNING] = {.learning_rate = 0.001},
 };
+static const double NETWORK_LEARNING_RATE = 0.001; /* of whatever method has one */
 
 /* ---- options ---- */
 
@@ -50,8 +56,9 @@ static sp_status check_options(const sp_train_options *o)
         (st = check_number("max_grad_norm", o->max_grad_norm, true)) || (st = check_number("epochs", o->epochs, false)))
         return st;
     if ((unsigned)o->optimizer > SP_ADAFACTOR || (unsigned)o->schedule > SP_CONSTANT || (unsigned)o->prompt.init > SP_INIT_TEXT ||
-        (unsigned)o->prompt.sink > SP_SINK_BOS || (unsigned)o->prompt.method > SP_METHOD_CARTRIDGE)
-        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, method, init or sink is none of the values of softprompt.h");
+        (unsigned)o->prompt.sink > SP_SINK_BOS || (unsigned)o->prompt.method >= sizeof METHODS / sizeof *METHODS ||
+        (unsigned)o->prompt.encoder_reparameterization_type > SP_ENCODER_LSTM)
+        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, method, init, sink or encoder is none of the values of softprompt.h");
     if (o->steps && o->epochs > 0)
         return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
     if (o->resume && o->overwrite)
@@ -74,7 +81,9 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     size_t examples;
     if (o.prompt.num_virtual_tokens == 0) o.prompt.num_virtual_tokens = 32;
     if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0) o.prompt.num_frozen_tokens = 1;
-    if (o.learning_rate == 0) o.learning_rate = DEFAULTS[o.prompt.method].learning_rate;
+    if (o.learning_rate == 0)
+        o.learning_rate =
+            sp_prompt_options_have_network(&o.prompt) ? NETWORK_LEARNING_RATE : DEFAULTS[o.prompt.method].learning_rate;
     if (o.max_grad_norm == 0) o.max_grad_norm = 1;
     if (o.max_grad_norm < 0) o.max_grad_norm = -1;
     if (o.batch_size == 0) o.batch_size = 16;
@@ -161,16 +170,34 @@ static json_t *describe_distillation(const sp_train_options *o)
                      (json_int_t)o->query_length);
 }
 
-static json_t *describe_prompt(const sp_prompt_options *o)
+/* Adds what the method has beside the others. False: no memory. */
+static bool describe_method(json_t *prompt, const sp_prompt_options *o, const sp_model *model)
+{
+    bool ok = true;
+    if (o->method == SP_METHOD_CARTRIDGE) {
+        size_t n_frozen = o->num_frozen_tokens == SIZE_MAX ? 0 : o->num_frozen_tokens;
+        ok = json_object_set_new(prompt, "num_frozen_tokens", json_integer((json_int_t)n_frozen)) == 0;
+    }
+    if (o->method == SP_METHOD_PREFIX)
+        ok = json_object_set_new(prompt, "prefix_projection", json_boolean(o->prefix_projection)) == 0;
+    if (o->method == SP_METHOD_PTUNING)
+        ok = json_object_set_new(prompt, "encoder_reparameterization_type",
+                                 json_string(ENCODERS[o->encoder_reparameterization_type])) == 0 &&
+             json_object_set_new(prompt, "encoder_num_layers", json_integer((json_int_t)sp_prompt_encoder_num_layers(o))) == 0;
+    if (ok && sp_prompt_options_have_network(o))
+        ok = json_object_set_new(prompt, "encoder_hidden_size",
+                                 json_integer((json_int_t)sp_prompt_encoder_hidden_size(o, model))) == 0;
+    return ok;
+}
+
+static json_t *describe_prompt(const sp_prompt_options *o, const sp_model *model)
 {
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
     json_t *prompt = json_pack("{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", METHODS[o->method], "num_virtual_tokens",
                                (json_int_t)o->num_virtual_tokens, "init", INITS[o->init], "init_text",
                                o->init == SP_INIT_TEXT ? o->init_text : NULL, "sink", SINKS[o->sink], "init_seed", seed);
-    if (!prompt || o->method != SP_METHOD_CARTRIDGE) return prompt;
-    size_t n_frozen = o->num_frozen_tokens == SIZE_MAX ? 0 : o->num_frozen_tokens;
-    if (!json_object_set_new(prompt, "num_frozen_tokens", json_integer((json_int_t)n_frozen))) return prompt;
+    if (!prompt || describe_method(prompt, o, model)) return prompt;
     json_decref(prompt);
     return NULL;
 }
@@ -214,10 +241,10 @@ sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
     sp_model_info info;
     sp_model_get_info(&info, inputs->model);
     *out = json_pack("{s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options),
-                     "distillation", describe_distillation(inputs->options), "prompt", describe_prompt(&inputs->options->prompt),
-                     "task", describe_task(inputs->task), "data", "train", describe_data(inputs->train), "eval",
-                     describe_data(inputs->eval), "model", describe_model(inputs->model), MACHINE, describe_machine(inputs->model),
-                     "files", "model", info.path);
+                     "distillation", describe_distillation(inputs->options), "prompt",
+                     describe_prompt(&inputs->options->prompt, inputs->model), "task", describe_task(inputs->task), "data", "train",
+                     describe_data(inputs->train), "eval", describe_data(inputs->eval), "model", describe_model(inputs->model),
+                     MACHINE, describe_machine(inputs->model), "files", "model", info.path);
     return *out ? SP_OK : sp_fail_no_memory(1 << 12);
 }
 
