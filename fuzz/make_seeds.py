@@ -115,8 +115,40 @@ def hf_directory_seeds():
             "gemma3": hf_directory(gemma, safetensors(hf_tensors(1, norms)))}
 
 
+def added_token(index, content, **flags):
+    return {"id": index, "content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False,
+            "special": False, **flags}
+
+
+def tokenizer_json_seeds():
+    letters = {letter: i for i, letter in enumerate("abx<>12")} | {"\u0120": 7, "\u010a": 8, "ab": 9, "\u0120ab": 10}
+    split = {"type": "Split", "pattern": {"Regex": "(?i:'s|'t)|[^\\r\\n\\p{L}]?\\p{L}++|\\p{N}{1,3}+|(?<=a)b|\\s+(?!\\S)|[\\s<>]"},
+             "behavior": "Isolated", "invert": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    template = {"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+                "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [11], "tokens": ["<s>"]}}}
+    in_bytes = {"version": "1.0", "normalizer": {"type": "NFC"},
+                "added_tokens": [added_token(11, "<s>", special=True), added_token(12, "<x>", rstrip=True), added_token(13, "<y>", lstrip=True, normalized=True)],
+                "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, {"type": "Digits", "individual_digits": True}, level]},
+                "post_processor": {"type": "Sequence", "processors": [level, template]}, "decoder": level,
+                "model": {"type": "BPE", "dropout": None, "unk_token": None, "fuse_unk": False, "byte_fallback": False,
+                          "ignore_merges": True, "vocab": letters, "merges": [["a", "b"], ["\u0120", "ab"]]}}
+    pieces = ["<unk>", "<s>", "</s>", *[f"<0x{b:02X}>" for b in range(256)], "\u2581", "a", "b", "ab", "\u2581ab"]
+    in_characters = {"version": "1.0", "added_tokens": [added_token(i, pieces[i], special=True) for i in range(3)],
+                     "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u2581"},
+                                                                        {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+                     "pre_tokenizer": None, "post_processor": None, "decoder": None,
+                     "model": {"type": "BPE", "unk_token": "<unk>", "fuse_unk": True, "byte_fallback": True,
+                               "vocab": {piece: i for i, piece in enumerate(pieces)}, "merges": ["a b", "\u2581 ab"]}}
+    marked = {**in_characters, "normalizer": None, "pre_tokenizer": {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "first", "split": True}}
+    config = {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "model_max_length": 10**30, "chat_template": [{"name": "default", "template": "<|im_start|>"}]}
+    return {"bytes": b"\0".join(json.dumps(part).encode() for part in (in_bytes, {"bos_token": "<s>"}, {"eos_token_id": [11, 12]})),
+            "characters": b"\0".join(json.dumps(part).encode() for part in (in_characters, config, {"eos_token_id": 2})),
+            "metaspace": b"\0".join(json.dumps(part).encode() for part in (marked, config))}
+
+
 for target, seeds in {"gguf": gguf_seeds(), "safetensors": safetensors_seeds(), "adapter": adapter_seeds(),
-                      "hf_directory": hf_directory_seeds()}.items():
+                      "hf_directory": hf_directory_seeds(), "tokenizer_json": tokenizer_json_seeds()}.items():
     (CORPUS / target).mkdir(parents=True, exist_ok=True)
     for name, content in seeds.items():
         (CORPUS / target / name).write_bytes(content)

@@ -16,6 +16,7 @@
 #include "format/gguf.h"
 #include "format/safetensors.h"
 #include "format/source.h"
+#include "text/tokenizer.h"
 #include "tiny_model.h"
 
 /* ---- allocators that fail when told to; the linker puts them in place of libc's (--wrap) ------------------------- */
@@ -301,6 +302,36 @@ static void hf_directories(void **state)
     }
 }
 
+static sp_status load_tokenizer(const char *dir)
+{
+    static const char text[] = "abab  ab<x>\n <y> 12 \xc3\xa9 e\xcc\x81";
+    sp_tokenizer *t;
+    int32_t *ids = NULL;
+    size_t n;
+    sp_status st = sp_tokenizer_from_hf(&t, dir);
+    if (!st) st = sp_tokenize(&ids, &n, t, text, sizeof text - 1, SP_TOKENIZE_PARSE_SPECIAL);
+    sp_free(ids);
+    sp_tokenizer_free(t);
+    return st;
+}
+
+static void tokenizers(void **state)
+{
+    static const char *const seeds[] = {SP_CORPUS "/tokenizer_json/bytes", SP_CORPUS "/tokenizer_json/characters",
+                                        SP_CORPUS "/tokenizer_json/metaspace"};
+    (void)state;
+    for (size_t i = 0; i < ARRAY_LEN(seeds); i++) {
+        char *dir = make_directory(), *bytes, *path = sp_path_join(dir, "tokenizer.json");
+        size_t n_bytes;
+        assert_int_equal(sp_read_file(&bytes, &n_bytes, seeds[i], 1 << 20), SP_OK);
+        assert_int_equal(sp_write_file_atomic(path, &(sp_bytes){bytes, strlen(bytes)}, 1), SP_OK);
+        fail_each_allocation(load_tokenizer, dir, 15);
+        free(path);
+        free(bytes);
+        remove_directory(dir);
+    }
+}
+
 static char *write_tiny_model(const char *dir)
 {
     char *path = sp_path_join(dir, "model.gguf");
@@ -354,11 +385,8 @@ static void sessions_go_on(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(gguf_files),
-        cmocka_unit_test(safetensors_files),
-        cmocka_unit_test(adapter_directories),
-        cmocka_unit_test(hf_directories),
-        cmocka_unit_test(models),
+        cmocka_unit_test(gguf_files),     cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
+        cmocka_unit_test(hf_directories), cmocka_unit_test(tokenizers),        cmocka_unit_test(models),
         cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);

@@ -1,10 +1,12 @@
 /* from_gguf.c: a GGUF file's tokenizer.* keys as a description that sp_tokenizer_create builds from.
  * The arrays that it is handed live for the call only: 16 bytes a string. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/status.h"
 #include "text/internal.h"
 #include "text/tokenizer.h"
+#include "text/unicode.h"
 
 static sp_status read_string(sp_string *out, const sp_gguf *gguf, const char *key, bool required)
 {
@@ -85,6 +87,32 @@ static sp_status read_switch(int *out, const sp_gguf *gguf, const char *key)
     return st;
 }
 
+/* SentencePiece looks for user-defined tokens where spaces are U+2581 already; converters write their spaces as spaces. Such a
+ * token is spelt anew, into `*spelt`, and looked for late. `tokens` and `flags` are changed. */
+static sp_status spell_spaces(char **spelt, sp_string *tokens, uint8_t *flags, const int32_t *types, size_t n)
+{
+    size_t n_bytes = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        char *to = *spelt;
+        for (size_t i = 0; i < n; i++) {
+            sp_string s = tokens[i];
+            if (types[i] != SP_TOKEN_USER_DEFINED || s.n_bytes == 0 || !memchr(s.bytes, ' ', s.n_bytes)) continue;
+            if (pass == 0) n_bytes += s.n_bytes * (sizeof SP_SPACE_MARK - 1);
+            if (pass == 0) continue;
+            tokens[i].bytes = to;
+            for (size_t k = 0; k < s.n_bytes; k++) {
+                size_t length = s.bytes[k] == ' ' ? sizeof SP_SPACE_MARK - 1 : 1;
+                memcpy(to, s.bytes[k] == ' ' ? SP_SPACE_MARK : s.bytes + k, length);
+                to += length;
+            }
+            tokens[i].n_bytes = (size_t)(to - tokens[i].bytes);
+            flags[i] = SP_ADDED_LATE;
+        }
+        if (pass == 0 && !(*spelt = malloc(n_bytes + 1))) return sp_fail_no_memory(n_bytes + 1);
+    }
+    return SP_OK;
+}
+
 static sp_status read_source(sp_tokenizer_source *s, const sp_gguf *gguf)
 {
     sp_status st;
@@ -108,9 +136,18 @@ static sp_status read_source(sp_tokenizer_source *s, const sp_gguf *gguf)
 sp_status sp_tokenizer_from_gguf(sp_tokenizer **out, const sp_gguf *gguf)
 {
     sp_tokenizer_source source = {.where = sp_gguf_path(gguf)};
+    char *spelt = NULL;
+    uint8_t *flags = NULL;
     *out = NULL;
     sp_status st = read_source(&source, gguf);
+    if (!st && source.types && source.scores && !source.merges) {
+        source.flags = flags = calloc(source.n_tokens + 1, 1);
+        st = flags ? spell_spaces(&spelt, (sp_string *)(uintptr_t)source.tokens, flags, source.types, source.n_tokens)
+                   : sp_fail_no_memory(source.n_tokens + 1);
+    }
     if (!st) st = sp_tokenizer_create(out, &source);
+    free(spelt);
+    free(flags);
     free((void *)(uintptr_t)source.tokens);
     free((void *)(uintptr_t)source.types);
     free((void *)(uintptr_t)source.scores);

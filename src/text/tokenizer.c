@@ -258,7 +258,7 @@ sp_status sp_tokenizer_add_text(sp_buffer *out, const sp_tokenizer *t, int32_t t
                        v->n_tokens - 1);
     if (sp_vocabulary_is_special(v, token) && !with_special) return SP_OK;
     sp_string s = sp_vocabulary_string(v, token);
-    if (sp_vocabulary_is_special(v, token) || v->types[token] == SP_TOKEN_USER_DEFINED)
+    if (sp_vocabulary_is_special(v, token) || (t->splitter && v->types[token] == SP_TOKEN_USER_DEFINED))
         return sp_buffer_add(out, s.bytes, s.n_bytes);
     return t->splitter ? sp_bpe_add_bytes(out, s) : sp_spm_add_bytes(out, &t->spm, token);
 }

@@ -49,12 +49,12 @@ def train_there(base, tokenizer, directory):
     return model
 
 
-def train_here(directory):
+def train_here(directory, path=hf_model.SMOLLM2):
     data = os.path.join(directory, "rows.jsonl")
     with open(data, "w") as f:
         f.writelines(json.dumps({"text": text, "label": label}) + "\n" for text, label in ROWS)
     adapter = os.path.join(directory, "adapter")
-    subprocess.run([PROGRAM, "train", "-m", hf_model.SMOLLM2, "-d", data, "-o", adapter, "--num-virtual-tokens", "8", "--steps", "4",
+    subprocess.run([PROGRAM, "train", "-m", path, "-d", data, "-o", adapter, "--num-virtual-tokens", "8", "--steps", "4",
                     "--batch-size", "4", "--sink", "bos", "--template", r"Review: {text}\nSentiment:"], check=True,
                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return adapter
