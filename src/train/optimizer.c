@@ -14,6 +14,8 @@ static const double BETA1 = 0.9, BETA2 = 0.999, ADAM_EPS = 1e-8; /* torch.optim.
 static const double FACTOR_DECAY = -0.8, FACTOR_EPS = 1e-30;     /* Adafactor's; its second eps belongs to scale_parameter */
 static const double CLIP_EPS = 1e-6;                             /* torch.nn.utils.clip_grad_norm_ */
 
+enum { PARALLEL_FROM = 1 << 16 }; /* numbers; a network between weights and rows has millions */
+
 typedef struct part {                   /* one matrix */
     size_t n_frozen, n_rows, n_columns; /* n_rows: of the trained part */
     float *first;         /* AdamW: mean of the gradient (n_rows, n_columns).  Adafactor: of its squares, along each row (n_rows) */
@@ -85,8 +87,10 @@ void sp_optimizer_free(sp_optimizer_state *optimizer)
 /* m = mean of g, v = mean of g^2, both pulled towards zero by their start; w -= rate * (m / c1) / (sqrt(v / c2) + eps). */
 static void adamw_step(part *o, float *w, const float *gradient, double rate, double keep, uint64_t step)
 {
-    double c1 = 1 - pow(BETA1, (double)step), c2 = 1 - pow(BETA2, (double)step);
-    for (size_t i = 0, n = o->n_rows * o->n_columns; i < n; i++) {
+    const double c1 = 1 - pow(BETA1, (double)step), c2 = 1 - pow(BETA2, (double)step);
+    const size_t n = o->n_rows * o->n_columns;
+#pragma omp parallel for schedule(static) if (n >= PARALLEL_FROM)
+    for (size_t i = 0; i < n; i++) {
         double g = gradient[i], m = BETA1 * o->first[i] + (1 - BETA1) * g, v = BETA2 * o->second[i] + (1 - BETA2) * g * g;
         o->first[i] = (float)m;
         o->second[i] = (float)v;

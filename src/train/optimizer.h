@@ -3,8 +3,8 @@
  *     double norm = sp_gradient_clip(gradient, n, 1.0);
  *     sp_optimizer_step(optimizer, weights, gradient, learning_rate, step);
  *
- * State is f32, as in PyTorch; each element is computed in f64 and rounded once. Nothing here runs in parallel: a soft
- * prompt is some ten thousand numbers, and one order of summation is what makes a resumed run equal to the bit. */
+ * State is f32, as in PyTorch; each element is computed in f64 and rounded once. Sums run in one
+ * order, which is what makes a resumed run equal to the bit; what moves element by element runs in parallel where there is much. */
 #ifndef SP_TRAIN_OPTIMIZER_H
 #define SP_TRAIN_OPTIMIZER_H
 
