@@ -36,9 +36,9 @@ static const struct {
     [SP_METHOD_PROMPT] = {.learning_rate = 0.02},
     [SP_METHOD_PREFIX] = {.learning_rate = 0.02},
     [SP_METHOD_CARTRIDGE] = {.learning_rate = 0.02},
-    [SP_METHOD_PTUNING] = {.learning_rate = 0.001},
+    [SP_METHOD_PTUNING] = {.learning_rate = 0.0003},
 };
-static const double NETWORK_LEARNING_RATE = 0.001; /* of whatever method has one */
+static const double NETWORK_LEARNING_RATE = 0.0003; /* of whatever method has one */
 
 /* ---- options ---- */
 
