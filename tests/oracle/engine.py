@@ -45,8 +45,8 @@ def torch_loss(model, prompt, examples):
     return torch.stack(losses).mean()
 
 
-def torch_gradient(model, prompt, examples):
-    prompt = torch.tensor(prompt, requires_grad=True)
+def torch_gradient(model, prompt, examples, dtype=torch.float32):
+    prompt = torch.tensor(prompt, dtype=dtype, requires_grad=True)
     loss = torch_loss(model, prompt, examples)
     loss.backward()
     return loss.item(), prompt.grad.numpy()
@@ -115,13 +115,19 @@ def random_examples(rng, n_vocab, n, longest):
     return examples + [examples[0]]
 
 
-def check_finite_differences(path, prompt, examples, gradient):
-    """The gradient along random directions against central differences of transformers in f64 (also where it asks softmax for f32)."""
-    model = hf_model.load(path).double()
+def in_f64(model):
+    """The transformers model, itself, in f64 throughout."""
+    model = model.double()
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):  # transformers' own goes through f32, whatever the model's type
             weight, eps = module.weight + module.__class__.__name__.startswith("Gemma"), vars(module).get("variance_epsilon")
             module.forward = lambda x, w=weight, eps=eps or module.eps: torch.nn.functional.rms_norm(x, w.shape, w, eps)
+    return model
+
+
+def check_finite_differences(path, prompt, examples, gradient):
+    """The gradient along random directions against central differences of transformers in f64 (also where it asks softmax for f32)."""
+    model = in_f64(hf_model.load(path))
     rng, worst = np.random.default_rng(5), 0.0
     for _ in range(4):
         direction = rng.standard_normal(prompt.shape)
