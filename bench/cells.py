@@ -30,13 +30,12 @@ class Budget:
     timed_steps: int = 12
     timed_answers: int = 100
     checked_rows: int = 200  # compared with transformers
-    trial_steps: int = 30  # to pick a learning rate with
-    trial_rows: int = 200
-    rows: int | None = None  # of each split; None: all
+    trial_steps: int = 30  # to pick LoRA's learning rate with
+    rows: int | None = None  # of each split, spread over it; None: all
 
 
 QUICK = Budget(steps=4, warmup_steps=1, batch_size=4, eval_every=2, draws=1, timed_steps=3, timed_answers=4, checked_rows=8,
-               trial_steps=1, trial_rows=8, rows=24)
+               trial_steps=1, rows=24)
 NOT_OF_RESULTS = ("timed_steps", "timed_answers", "draws", "checked_rows")  # what more or less of changes no accuracy
 
 
@@ -78,22 +77,30 @@ class Cell:
         return found
 
     def split(self, name):
-        """The file of a split's rows; of its first rows alone where the budget says so."""
+        """The file of a split's rows; of some of them where the budget says so."""
         whole = os.path.join(self.options.data, *([] if self.task == "reviews" else [self.task]), f"{name}.jsonl")
         if self.budget.rows is None:
             return whole
         part = os.path.join(os.path.dirname(self.folder), f"{self.task}-{name}.jsonl")
         if not os.path.exists(part):
-            ours.write_rows(part, ours.read_rows(whole)[:self.budget.rows])
+            os.makedirs(os.path.dirname(part), exist_ok=True)
+            ours.write_rows(part, spread(ours.read_rows(whole), self.budget.rows))
         return part
 
-    def prepared(self, name, template=None):
-        """The split's rows as tokens, for the peer."""
+    def prepared(self, name, template=None, n=None):
+        """The split's rows, or n of them that are spread over it, as tokens for the peer."""
         template = template or self.template
-        path = os.path.join(self.work, f"{self.model_name}-{self.task}-{name}-{common.digest(template)}.json")
+        path = os.path.join(self.work, f"{self.model_name}-{self.task}-{name}-{n}-{common.digest(template)}.json")
         if not os.path.exists(path):
-            ours.prepare(self.split(name), path, template, self.model)
+            data = f"{path}l"
+            ours.write_rows(data, spread(ours.read_rows(self.split(name)), n))
+            ours.prepare(data, path, template, self.model)
         return path
+
+
+def spread(rows, n):
+    """n of the rows, as many from each part of them: files begin with the rows of one label."""
+    return rows if n is None or n >= len(rows) else [rows[i * len(rows) // n] for i in range(n)]
 
 
 def wilson(n_right, n, z=1.959963984540054):

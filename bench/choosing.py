@@ -64,10 +64,10 @@ class InContext:
         return {**found, "context_bytes": len(template.encode()) - len(cell.template.encode())}
 
     def check(self, cell):
-        """The first rows in transformers: the same probabilities of both labels."""
-        mine = ours.read_rows(cell.path("predictions-0.jsonl"))[:cell.budget.checked_rows]
+        """Some rows in transformers: the same probabilities of both labels."""
+        mine = cells.spread(ours.read_rows(cell.path("predictions-0.jsonl")), cell.budget.checked_rows)
         with common.workers(cell.options.threads, lora.WORKER) as (worker,):
-            prepared = cell.prepared("test", self.template(cell, 0))
+            prepared = cell.prepared("test", self.template(cell, 0), cell.budget.checked_rows)
             worker.ask("load", prepared=prepared, n_threads=cell.options.threads, seed=0)
             theirs = worker.ask("score", prepared=prepared, first=0, n=len(mine), batch_size=8)["logprobs"]
         return compare(cell, "transformers", [row["logprobs"] for row in mine], theirs)
@@ -105,8 +105,8 @@ def compare(cell, whom, mine, theirs):
     n_same, largest = 0, 0.0
     for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
         for label in a:
-            training.check_close(f"{cell.task}, {cell.method.name}, {whom}: test row {number}, ln p of {label}", a[label], b[label],
-                                 TOLERANCE[cell.options.compute])
+            training.check_close(f"{cell.task}, {cell.method.name}, {whom}: row {number} of them, ln p of {label}", a[label],
+                                 b[label], TOLERANCE[cell.options.compute])
             largest = max(largest, abs(a[label] - b[label]))
         n_same += max(a, key=a.get) == max(b, key=b.get)
     return {"rows": len(mine), "same_label": n_same, "largest_difference": largest}
@@ -163,12 +163,12 @@ def evaluate(cell, flags, predictions):
 
 def time_answers(cell, adapter, template, predictions):
     """Single requests in one process; what they answer must be what eval answered."""
-    texts = [row["text"] for row in ours.read_rows(cell.split("test"))[:cell.budget.timed_answers]]
+    texts, expected = ([row[key] for row in cells.spread(ours.read_rows(path), cell.budget.timed_answers)]
+                       for path, key in ((cell.split("test"), "text"), (predictions, "logprobs")))
     with common.workers(cell.options.threads, "softprompt_worker") as (worker,):
         worker.ask("load", model=cell.model, n_threads=cell.options.threads, compute=cell.options.compute, adapter=adapter)
         for _ in range(2):  # the first time warms up
             done = worker.ask("answer", template=template, texts=texts, labels=cells.LABELS)
-    expected = [row["logprobs"] for row in ours.read_rows(predictions)[:len(texts)]]
     compare(cell, "asked one by one", expected, done["logprobs"])
     return {"answer_ms": common.median(done["milliseconds"]), "peak_rss_gb": done["peak_rss_gb"],
             "shared_tokens": done["shared_tokens"]}
@@ -183,7 +183,11 @@ METHODS = {method.name: method for method in (
     lora.Lora(),
     Trained("prompt", ("--method", "prompt")),
     Trained("prefix", ("--method", "prefix")),
+    Trained("prefix-projection", ("--method", "prefix", "--prefix-projection")),
     Trained("cartridge", ("--method", "cartridge")),
+    Trained("ptuning", ("--method", "ptuning")),
+    Trained("multitask", ("--method", "multitask")),
+    Trained("cpt", ("--method", "cpt", "--cpt-examples", "4")),
 )}
 
 
@@ -255,5 +259,5 @@ def measure(options, work):
             rows.append(common.emit(row) if wanted else row)
     common.show("choosing: accuracy on test rows, cost of training and of an answer", COLUMNS, rows)
     if failed:
-        raise common.Error(f"not measured: {', '.join(failed)}; the reasons are above, and what was measured is kept")
+        raise common.Incomplete(f"not measured: {', '.join(failed)}; the reasons are above, and what was measured is kept", rows)
     return rows

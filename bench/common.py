@@ -30,6 +30,14 @@ class Error(Exception):
     pass
 
 
+class Incomplete(Error):
+    """Some of a part could not be measured; `rows` is the rest."""
+
+    def __init__(self, message, rows):
+        super().__init__(message)
+        self.rows = rows
+
+
 class Died(Error):
     """A contender's process is gone: out of memory, most often."""
 

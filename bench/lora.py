@@ -1,6 +1,6 @@
 """lora.py: PEFT's LoRA as a method of choosing.py: its defaults, our template, answers, rows a step, steps and schedule.
 
-Its learning rate is the one of RATES that does best on validation rows after a few steps. Like softprompt train with --eval-every,
+Its learning rate is the one of `rates` that does best on validation rows after a few steps. As with softprompt train --eval-every,
 the adapter that is tested is the best of the evaluations on validation rows.
 """
 
@@ -44,7 +44,7 @@ class Lora:
             start(cell, worker, rate, cell.budget.trial_steps)
             for _ in range(cell.budget.trial_steps):
                 worker.ask("step")
-            return evaluate(cell, worker, "valid", cell.budget.trial_rows)
+            return evaluate(cell, worker, "valid")
 
     def training(self, cell):
         with common.workers(cell.options.threads, WORKER) as (worker,):
@@ -59,9 +59,9 @@ class Lora:
             start(cell, worker, self.rates[0], cell.budget.steps)
             worker.ask("restore", directory=cell.path("run", "best"))
             worker.ask("merge")
-            prepared = cell.prepared("test")
-            worker.ask("answer", prepared=prepared, n=cell.budget.timed_answers)
-            done = worker.ask("answer", prepared=prepared, n=cell.budget.timed_answers)
+            prepared = cell.prepared("test", n=cell.budget.timed_answers)
+            for _ in range(2):  # the first time warms up
+                done = worker.ask("answer", prepared=prepared)
         return {"answer_ms": common.median(done["milliseconds"]), "peak_rss_gb": done["peak_rss_gb"]}
 
 
@@ -74,8 +74,8 @@ def start(cell, worker, rate, steps):
     return about
 
 
-def evaluate(cell, worker, split, n_rows=None):
-    rows, logprobs = ours.read_rows(cell.split(split))[:n_rows], []
+def evaluate(cell, worker, split):
+    rows, logprobs = ours.read_rows(cell.split(split)), []
     while len(logprobs) < len(rows):
         n = min(SCORED_AT_ONCE, len(rows) - len(logprobs))
         logprobs += worker.ask("score", prepared=cell.prepared(split), first=len(logprobs), n=n, batch_size=BATCH)["logprobs"]

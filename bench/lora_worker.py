@@ -144,9 +144,9 @@ def score(prepared, first, n, batch_size):
     return {"logprobs": logprobs}
 
 
-def answer(prepared, n):
-    """Milliseconds of each of the first n rows, asked one by one: from tokens to the labels' probabilities."""
-    rows, milliseconds = read(prepared)["rows"][:n], []
+def answer(prepared):
+    """Milliseconds of each row, asked one by one: from tokens to the labels' probabilities."""
+    rows, milliseconds = read(prepared)["rows"], []
     state["model"].eval()
     with torch.inference_mode():
         for row in rows:

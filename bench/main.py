@@ -69,11 +69,17 @@ def main(arguments):
 
 
 def run_part(part, options, about):
+    incomplete = None
     with tempfile.TemporaryDirectory() as work:
-        rows = PARTS[part].measure(options, work)
+        try:
+            rows = PARTS[part].measure(options, work)
+        except common.Incomplete as error:
+            incomplete, rows = error, error.rows
     path = os.path.join(options.out, f"{part}.json")
     common.write_json(path, {**about, "rows": rows})
     common.note("wrote " + "  ".join([path, *plots.draw(part, rows, options.out)]))
+    if incomplete:
+        raise incomplete
     return rows
 
 
