@@ -226,7 +226,9 @@ typedef enum sp_method {
     SP_METHOD_PROMPT,    /* PROMPT_TUNING: embeddings, pushed through the model */
     SP_METHOD_PREFIX,    /* PREFIX_TUNING: keys and values of every layer themselves */
     SP_METHOD_CARTRIDGE, /* CARTRIDGE: the same, the first ones frozen */
-    SP_METHOD_PTUNING    /* P_TUNING: embeddings that a small network, which is what is learnt, makes of learnt vectors */
+    SP_METHOD_PTUNING,   /* P_TUNING: embeddings that a small network, which is what is learnt, makes of learnt vectors */
+    SP_METHOD_MULTITASK, /* MULTITASK_PROMPT_TUNING: embeddings that tasks share, times a matrix of low rank for each */
+    SP_METHOD_CPT        /* CPT: the embeddings of a text, moved a little */
 } sp_method;
 
 /* CPT: how much answers inside the prompt count in the loss beside the one that is learnt. */
@@ -240,6 +242,13 @@ typedef enum sp_init { SP_INIT_VOCAB, SP_INIT_RANDOM, SP_INIT_TEXT } sp_init;
  */
 typedef enum sp_encoder_type { SP_ENCODER_MLP, SP_ENCODER_LSTM } sp_encoder_type;
 typedef enum sp_sink { SP_SINK_NONE, SP_SINK_BOS } sp_sink;
+
+/* MULTITASK: what is taken from a prompt of several tasks to start another. */
+typedef enum sp_source_init {
+    SP_SOURCE_AVERAGE, /* what they share, and the mean of their factors; PEFT's AVERAGE_SOURCE_TASKS */
+    SP_SOURCE_EXACT,   /* what they share, and the factors of source_task; EXACT_SOURCE_TASK */
+    SP_SOURCE_SHARED   /* what they share, or a prompt of embeddings; ONLY_SOURCE_SHARED */
+} sp_source_init;
 
 /*   VOCAB    embeddings of seeded random tokens; of PREFIX and CARTRIDGE their keys and values, as a text of these tokens has them
  *   RANDOM   normal, the vocabulary's mean and deviation; of PREFIX and CARTRIDGE a standard normal, as PEFT starts
@@ -262,6 +271,24 @@ typedef struct sp_prompt_options {
     size_t encoder_hidden_size; /* 0: d_model; with prefix_projection n_head_kv * d_head */
     size_t encoder_num_layers;  /* of the LSTM; 0: 2 */
     bool prefix_projection;
+
+    /* MULTITASK. `init` is of what the tasks share; their factors start such that each begins with that, or, with RANDOM, as PEFT's
+     */
+    size_t num_tasks;          /* 0: 1; in training as many as the data name */
+    size_t num_ranks;          /* of each task's matrix; 0: 1, or the source's */
+    const char *source_prompt; /* an adapter directory to start from in place of `init`; num_virtual_tokens 0: as many as it has */
+    sp_source_init source_init;
+    size_t source_task;
+
+    /* CPT starts from these tokens, or from init_text: repeated or cut to num_virtual_tokens, 0: as it is, all of type 1. Types mod
+     * 4: 1 template of the input, 2 input, 3 template of the output, 0 an answer, which does not move and counts in the loss; type
+     * 0 does not move either. They count on from example to example: 1 2 3 4, 5 6 7 8, ... */
+    const int32_t *cpt_token_ids, *cpt_tokens_type_mask; /* (n_cpt_tokens) each; copied */
+    size_t n_cpt_tokens;
+    sp_weighted_loss opt_weighted_loss_type;
+    double opt_loss_decay_factor;         /* 0: 1 */
+    double opt_projection_epsilon;        /* how far an input's token may move, times sqrt(d_model / 2048); 0: 0.1, negative: not */
+    double opt_projection_format_epsilon; /* the same of tokens of templates */
 } sp_prompt_options;
 
 SP_API sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options);
@@ -277,15 +304,27 @@ SP_API void sp_prompt_free(sp_prompt *prompt);
  * one, is a warning: model names are no evidence. Every call that takes both checks the shape itself. */
 SP_API sp_status sp_prompt_check(const sp_prompt *prompt, const sp_model *model, const sp_logger *logger);
 
+/* CPT: n_examples of the data's rows as tokens with their types (both sp_free): template, text, template, answer, an empty line,
+ * and so on. Rows are drawn with `seed`, label after label. UNSUPPORTED: rows of a kind that no template surrounds.
+ *
+ * task: with verbalizers where rows have labels. */
+SP_API sp_status sp_cpt_examples(int32_t **token_ids, int32_t **tokens_type_mask, size_t *n, const sp_model *model,
+                                 const sp_task *task, const sp_dataset *data, size_t n_examples, uint64_t seed);
+
 SP_API sp_method sp_prompt_method(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_virtual_tokens(const sp_prompt *prompt);
 SP_API size_t sp_prompt_num_frozen_tokens(const sp_prompt *prompt); /* leading rows that training leaves alone */
 
-/* What the model reads: (num_virtual_tokens, width), a virtual token a row. It belongs to the prompt and may be written.
- *   embeddings    width d_model; NULL with other methods
- *   keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves them: column ((2 l + s) * n_head_kv + h) * d_head + i is
- *                 dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys are as attention reads them, behind RoPE
- *                 (none is applied to them), halves split as in transformers. NULL with methods of embeddings */
+/* MULTITASK: whose prompt is in front of what is computed with the prompt from now on, from 0, which it begins with. ARGUMENT: it
+ * has not so many. Other prompts have one task. */
+SP_API size_t sp_prompt_num_tasks(const sp_prompt *prompt);
+SP_API sp_status sp_prompt_use_task(sp_prompt *prompt, size_t task_id);
+
+/* What the model reads: (num_virtual_tokens, width), a virtual token a row, of the task in use. It belongs to the prompt and may be
+ * written. embeddings    width d_model; NULL with other methods keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves
+ * them: column ((2 l + s) * n_head_kv + h) * d_head + i is dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys
+ * are as attention reads them, behind RoPE (none is applied to them), halves split as in transformers. NULL with methods of
+ * embeddings */
 SP_API size_t sp_prompt_width(const sp_prompt *prompt);
 SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
 SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
@@ -305,12 +344,14 @@ typedef struct sp_example {
     const int32_t *tokens; /* context and answer */
     size_t n_tokens;
     size_t n_answer; /* the last n_answer tokens are what the loss is about; 1 <= n_answer <= n_tokens */
+    size_t task_id;  /* whose prompt it stands behind, of a prompt of several tasks; else 0 */
 } sp_example;
 
 /* loss = mean over examples of the mean over answer tokens of -ln p(token | prompt, tokens before), in nats.
  * One packed pass: the prompt's rows and every shared prefix are computed once. `prompt` may be NULL when `gradient` is.
- *   gradient   (sp_prompt_n_weights) written: dloss/dweights, zero where they are frozen; NULL: not computed
- * An answer that starts an example needs a prompt of embeddings in front. */
+ * With CPT, as in PEFT: mean over all tokens of the examples' answers and, once for each example, of answers inside the prompt,
+ * which opt_weighted_loss_type weighs. gradient   (sp_prompt_n_weights) written: dloss/dweights, zero where they are frozen; NULL:
+ * not computed An answer that starts an example needs a prompt of embeddings in front. */
 SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
                          size_t n_examples);
 
@@ -413,12 +454,22 @@ typedef struct sp_hooks {
     const volatile int *stop; /* non-zero (from a signal handler, say): save and return SP_ERR_STOPPED */
 } sp_hooks;
 
+typedef struct sp_task_evaluation { /* what an evaluation says of one task of a multitask prompt */
+    size_t n;                       /* 0: the data have no row of it, and all else is 0 */
+    double accuracy, exact_match;   /* where sp_evaluation has them */
+    double loss;
+} sp_task_evaluation;
+
 typedef struct sp_eval_options {
     size_t batch_size;            /* 0: 32 */
     const char *predictions_path; /* JSONL written there, a row each; NULL: none */
+    bool one_task;                /* every row behind the task in use, whatever the row says */
+    sp_task_evaluation *tasks;    /* (n_tasks) written, of the prompt's first tasks; NULL: not wanted */
+    size_t n_tasks;
 } sp_eval_options;
 
-/* `prompt` may be NULL: the model alone. `task` NULL: the prompt's own, or the defaults with the data's labels. */
+/* Rows stand behind the prompt of the task that they name; those of a task that the prompt does not have are left out.
+ * `prompt` may be NULL: the model alone. `task` NULL: the prompt's own, or the defaults with the data's labels. */
 SP_API sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prompt, const sp_task *task,
                              const sp_dataset *data, const sp_eval_options *options, const sp_hooks *hooks);
 
@@ -441,7 +492,8 @@ typedef struct sp_train_options {
     double epochs;                      /* used when steps is 0; both 0: 300 steps, or 3 epochs if those are fewer */
     size_t warmup_steps;                /* SIZE_MAX: none; 0: 10, but at most a tenth of the steps */
     uint64_t seed;
-    size_t eval_every;              /* steps; 0: only at the end; needs eval data */
+    size_t cpt_examples; /* CPT: the prompt starts from this many rows of the training data, sp_cpt_examples; 0: as it says */
+    size_t eval_every;   /* steps; 0: only at the end; needs eval data */
     size_t early_stopping_patience; /* evaluations without improvement; 0: never */
     size_t save_every;              /* steps; 0: 10 */
     bool resume, overwrite;

@@ -170,11 +170,31 @@ class UsageErrors(Case):
             with self.subTest(arguments=arguments):
                 self.assert_message(softprompt(*arguments), 2, *parts)
 
-    def test_methods_of_later_versions(self):
-        for method in ("multitask", "cpt"):
-            with self.subTest(method=method):
-                self.assert_message(softprompt(*TRAIN, "--method", method), 2, "--method", method, "not in this version",
-                                    "allowed: prompt|prefix|cartridge|ptuning")
+    MULTITASK, CPT = ("--method", "multitask"), ("--method", "cpt")
+    METHODS = [
+        (("--num-tasks", "2"), ["--method multitask"]),
+        (("--num-ranks", "2", "--method", "prefix"), ["--method multitask"]),
+        ((*MULTITASK, "--num-tasks", "0"), ["--num-tasks", "0"]),
+        ((*MULTITASK, "--source-init", "exact"), ["--source-prompt DIR"]),
+        ((*MULTITASK, "--source-prompt", "d", "--source-task", "1"), ["--source-task", "exact"]),
+        ((*MULTITASK, "--source-prompt", "d", "--init-text", "x"), ["--source-prompt", "--init"]),
+        ((*MULTITASK, "--sink", "bos"), ["--sink bos"]),
+        (CPT, ["--init-text TEXT", "--cpt-examples N"]),
+        ((*CPT, "--init", "vocab"), ["starts from a text"]),
+        ((*CPT, "--init-text", "x", "--cpt-examples", "2"), ["give one"]),
+        ((*CPT, "--cpt-examples", "2", "--num-virtual-tokens", "8"), ["--num-virtual-tokens"]),
+        ((*CPT, "--init-text", "x", "--opt-weighted-loss-type", "none", "--opt-loss-decay-factor", "0.5"), ["decay"]),
+        ((*CPT, "--init-text", "x", "--opt-weighted-loss-type", "linear"), ["none|decay"]),
+        (("--cpt-examples", "2"), ["--method cpt"]),
+        (("--opt-projection-epsilon", "0.2"), ["--method cpt"]),
+    ]
+
+    def test_flags_of_methods(self):
+        for arguments, parts in self.METHODS:
+            with self.subTest(arguments=arguments):
+                self.assert_message(softprompt(*TRAIN, *arguments), 2, *parts)
+        self.assert_message(softprompt(*EVAL, "--task", "1"), 2, "--task", "-p DIR")
+        self.assert_message(softprompt(*RUN, "--task", "1", "x"), 2, "--task", "-p DIR")
 
     def test_commands_of_later_versions(self):
         for name in LATER_COMMANDS:
@@ -222,9 +242,12 @@ class Help(Case):
             "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
-                     "--save-every --resume --overwrite --teacher-context --num-queries --query-length --weights --json --quiet",
-            "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json",
-            "run": "--raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
+                     "--save-every --resume --overwrite --teacher-context --num-queries --query-length --weights --json --quiet "
+                     "--task-column --num-tasks --num-ranks --source-prompt --source-init --source-task --cpt-examples "
+                     "--opt-weighted-loss-type --opt-loss-decay-factor --opt-projection-epsilon --opt-projection-format-epsilon",
+            "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json "
+                    "--task --task-column",
+            "run": "--task --raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
                    "--stop --seed --threads --json",
             "info": "--json",
         }
@@ -329,13 +352,13 @@ STEPS = 4
 BATCH = 2
 
 
-def train(directory, *more):
-    return softprompt(*train_line(directory, *more))
+def train(directory, *more, **options):
+    return softprompt(*train_line(directory, *more, **options))
 
 
-def train_line(directory, *more):
-    return ["train", "-m", MODEL, "-d", WithModel.data, "-o", directory, *TASK, "--num-virtual-tokens", 4, "--batch-size", BATCH,
-            "--steps", STEPS, "--save-every", 2, *more]
+def train_line(directory, *more, data=None, size=("--num-virtual-tokens", 4)):
+    return ["train", "-m", MODEL, "-d", data or WithModel.data, "-o", directory, *TASK, *size, "--batch-size", BATCH, "--steps", STEPS,
+            "--save-every", 2, *more]
 
 
 def setUpModule():
@@ -481,7 +504,7 @@ class Train(WithModel):
 
 class Eval(WithModel):
     KEYS = ["n", "accuracy", "accuracy_ci95", "macro_f1", "exact_match", "exact_match_ci95", "loss", "perplexity", "skipped_rows",
-            "truncated_rows", "seconds"]
+            "truncated_rows", "seconds", "tasks"]
 
     def eval(self, *arguments):
         return softprompt("eval", "-m", MODEL, *arguments)
@@ -541,6 +564,72 @@ class Eval(WithModel):
         data.write_text("review,mood\n" + "".join(f'"{t}",positive\n' for t in POSITIVE))
         result = self.check(self.eval("-p", self.dir, "-d", data, "--text-column", "review", "--label-column", "mood", "--json"), 0)
         self.assertEqual(json.loads(result.stdout)["n"], len(POSITIVE))
+
+
+class SeveralTasks(WithModel):
+    """Two tasks of the same texts: what the mood is, and the opposite of it. One prompt can only say both if it knows the task."""
+
+    def test_train_eval_run(self):
+        data, directory, target = self.work / "tasks.jsonl", self.work / "tasks", self.work / "target"
+        rows = [json.loads(line) for line in self.data.read_text().splitlines()]
+        other = {"positive": "negative", "negative": "positive"}
+        tasks = [{**row, "task": 0} for row in rows] + [{**row, "label": other[row["label"]], "task": 1} for row in rows]
+        data.write_text("".join(json.dumps(row) + "\n" for row in tasks))
+        result = train(directory, "--method", "multitask", "--steps", "24", "--batch-size", "8", "--json", data=data)
+        self.assertEqual(json.loads(self.check(result, 0).stdout)["steps"], 24)
+        found = json.loads(self.check(softprompt("eval", "-m", MODEL, "-p", directory, "-d", data, "--json"), 0).stdout)
+        self.assertEqual([task["n"] for task in found["tasks"]], [len(rows)] * 2)
+        for task in found["tasks"]:
+            self.assertGreater(task["accuracy"], 0.7)
+        self.assertAlmostEqual(sum(task["accuracy"] for task in found["tasks"]) / 2, found["accuracy"])
+        self.assertAlmostEqual(sum(task["loss"] for task in found["tasks"]) / 2, found["loss"])
+        table = self.check(softprompt("eval", "-m", MODEL, "-p", directory, "-d", data), 0).stdout
+        self.assertRegex(table, rf"(?m)^task 1 +accuracy \d+\.\d\d %, loss \d\.\d{{4}}, {len(rows)} rows$")
+
+        one = json.loads(self.check(softprompt("eval", "-m", MODEL, "-p", directory, "-d", data, "--task", 1, "--json"), 0).stdout)
+        self.assertIsNone(one["tasks"])
+        wrong = 1 - found["tasks"][0]["accuracy"]  # rows of task 0 behind task 1
+        self.assertLess(one["accuracy"], 1 - wrong)
+        self.check(softprompt("eval", "-m", MODEL, "-p", directory, "-d", data, "--task", 2), 2)
+        said = [json.loads(self.check(softprompt("run", "-m", MODEL, "-p", directory, "--task", task, POSITIVE[0], "--json"), 0).stdout)
+                for task in (0, 1)]
+        self.assertNotEqual(said[0]["logprobs"], said[1]["logprobs"])
+
+        result = train(target, "--method", "multitask", "--source-prompt", directory, "--source-init", "exact", "--source-task", 1,
+                       "--steps", "1", "--warmup-steps", "1")  # the first step of a warm-up moves nothing
+        self.check(result, 0)
+        again = json.loads(self.check(softprompt("run", "-m", MODEL, "-p", target, POSITIVE[0], "--json"), 0).stdout)
+        self.assertEqual(again["logprobs"], said[1]["logprobs"])
+
+    def test_rows_of_other_tasks(self):
+        data, directory = self.work / "odd-tasks.jsonl", self.work / "odd-tasks"
+        rows = [{"text": text, "label": "positive", "task": task} for text, task in zip(POSITIVE, (0, 5, "x"))]
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        result = train(directory, "--method", "multitask", "--num-tasks", "2", "--steps", "1", data=data)
+        self.check(result, 0)
+        self.assertRegex(result.stderr, r"line 2: task 5, and the prompt has 2, from 0; row left out")
+        self.assertRegex(result.stderr, r"line 3: its task is no whole number")
+
+
+class ContextAware(WithModel):
+    def test_examples(self):
+        directory = self.work / "examples"
+        self.check(train(directory, "--method", "cpt", "--cpt-examples", "3", "--steps", "2", size=()), 0)
+        config = json.loads((directory / "adapter_config.json").read_text())
+        kinds = [kind for i, kind in enumerate(config["cpt_tokens_type_mask"]) if i == 0 or config["cpt_tokens_type_mask"][i - 1] != kind]
+        self.assertEqual(kinds, [1, 2, 3, 4, 0, 5, 6, 7, 8, 0, 9, 10, 11, 12, 0])
+        self.assertEqual(config["num_virtual_tokens"], len(config["cpt_token_ids"]))
+        again = train(directory, "--method", "cpt", "--cpt-examples", "3", "--steps", "2", "--resume", size=())
+        self.assertIn("finished before", self.check(again, 0).stdout)
+        self.assert_message(train(directory, "--method", "cpt", "--cpt-examples", "2", "--steps", "2", "--resume", size=()), 1,
+                            "cpt_examples (saved 3, now 2)")
+
+    def test_text(self):
+        directory = self.work / "text-that-moves"
+        self.check(train(directory, "--method", "cpt", "--init-text", "Good or bad? ", "--num-virtual-tokens", "12", "--steps", "2"), 0)
+        config = json.loads((directory / "adapter_config.json").read_text())
+        self.assertEqual(config["cpt_tokens_type_mask"], [1] * 12)
+        self.assertRegex(self.check(softprompt("run", "-m", MODEL, "-p", directory, POSITIVE[0]), 0).stdout, r"\A(positive|negative) ")
 
 
 class Run(WithModel):

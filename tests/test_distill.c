@@ -71,7 +71,7 @@ static int32_t *context_tokens(size_t *n)
 
 /* Two share a beginning, two are equal; whole queries and their last tokens. */
 static const int32_t A[] = {82, 42, 253, 31, 27}, B[] = {82, 42, 253, 31, 35, 11, 12}, C[] = {56, 35};
-static const sp_example QUERIES[] = {{A, 5, 4}, {B, 7, 3}, {C, 2, 1}, {A, 5, 4}};
+static const sp_example QUERIES[] = {{A, 5, 4, 0}, {B, 7, 3, 0}, {C, 2, 1, 0}, {A, 5, 4, 0}};
 enum { N_EXAMPLES = sizeof QUERIES / sizeof *QUERIES };
 
 static double loss_of(const sp_prompt *prompt, float *gradient)
@@ -129,7 +129,7 @@ static void test_queries_that_cannot_be(void **state)
     (void)state;
     size_t n;
     int32_t *context = context_tokens(&n);
-    const sp_example whole = {A, 5, 5};
+    const sp_example whole = {A, 5, 5, 0};
     double loss;
     assert_int_equal(sp_distillation_loss(&loss, NULL, model, NULL, context, n, &whole, 1), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "at least one to read"));
@@ -313,7 +313,7 @@ static void test_training_comes_nearer(void **state)
         assert_int_equal(sp_queries_load(&queries, model, file, N_QUERIES, QUERY_LENGTH), SP_OK);
         for (size_t i = N_QUERIES - N_QUERIES / 8; i < N_QUERIES; i++) {
             int32_t tokens[QUERY_LENGTH];
-            const sp_example query = {tokens, tokens_of(tokens, &queries.rows[i]), queries.rows[i].n_candidate[0]};
+            const sp_example query = {tokens, tokens_of(tokens, &queries.rows[i]), queries.rows[i].n_candidate[0], 0};
             assert_int_equal(sp_distillation_loss(&loss, NULL, model, prompt, context, n, &query, 1), SP_OK);
             sum += loss;
         }

@@ -286,7 +286,7 @@ static void weights_that_are_no_numbers(void **state)
     static const float nan_value = NAN;
     static const sp_verbalizer verbalizers[] = {{"a", " a"}, {"b", " b"}};
     static const sp_task task = {.verbalizers = verbalizers, .n_verbalizers = 2};
-    const sp_example example = {tokens, 2, 1};
+    const sp_example example = {tokens, 2, 1, 0};
     sp_classification found;
     double loss;
     char *bytes = copy_good();

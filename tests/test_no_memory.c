@@ -184,7 +184,7 @@ static sp_status train_ptuning(const char *path)
                                                      .encoder_reparameterization_type = SP_ENCODER_LSTM,
                                                      .encoder_hidden_size = 2};
     static const int32_t tokens[] = {72, 101, 108};
-    static const sp_example example = {tokens, 3, 1};
+    static const sp_example example = {tokens, 3, 1, 0};
     static float gradient[1 << 14];
     sp_model *model;
     sp_prompt *prompt = NULL;
@@ -197,6 +197,17 @@ static sp_status train_ptuning(const char *path)
     sp_prompt_free(prompt);
     sp_model_free(model);
     return st;
+}
+
+static sp_status run_tasks(const char *path)
+{
+    return run_model_with(
+        &(sp_prompt_options){.method = SP_METHOD_MULTITASK, .num_virtual_tokens = 3, .num_tasks = 2, .num_ranks = 2}, path);
+}
+
+static sp_status run_context(const char *path)
+{
+    return run_model_with(&(sp_prompt_options){.method = SP_METHOD_CPT, .init_text = "abc"}, path);
 }
 
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
@@ -347,6 +358,8 @@ static void models(void **state)
     fail_each_but(3, run_model, path, 60);
     fail_each_but(4, run_prefix, path, 60); /* one engine more, for the keys that it starts from */
     fail_each_but(4, train_ptuning, path, 60);
+    fail_each_but(3, run_tasks, path, 60);
+    fail_each_but(3, run_context, path, 60);
     free(path);
     remove_directory(dir);
 }

@@ -654,7 +654,7 @@ static void configurations_that_are_refused(void **state)
         {"{\"peft_type\":null}", SP_ERR_FORMAT, "\"peft_type\" is missing"},
         {"{\"peft_type\":7}", SP_ERR_FORMAT, "\"peft_type\" is an integer, not a string"},
         {"{\"peft_type\":\"LORA\"}", SP_ERR_UNSUPPORTED, "peft_type LORA is not run by this version; it runs PROMPT_TUNING"},
-        {"{\"peft_type\":\"CPT\"}", SP_ERR_UNSUPPORTED, "CPT"},
+        {"{\"peft_type\":\"ADAPTION_PROMPT\"}", SP_ERR_UNSUPPORTED, "peft_type ADAPTION_PROMPT is not run"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"num_transformer_submodules\":2}", SP_ERR_UNSUPPORTED, "encoder and decoder"},
         {"{\"peft_type\":\"PROMPT_TUNING\",\"num_virtual_tokens\":3}", SP_ERR_FORMAT,
          "has 2 where \"num_virtual_tokens\" in adapter_config.json says 3"},

@@ -84,7 +84,7 @@ static int close_model(void **state)
 
 /* Two share a beginning, two are equal, answers have one to three tokens, one has no context. */
 static const int32_t A[] = {82, 42, 253, 31, 27}, B[] = {82, 42, 253, 31, 35, 11, 12}, C[] = {56, 35}, D[] = {28, 29, 30};
-static const sp_example EXAMPLES[N_EXAMPLES] = {{A, 5, 1}, {B, 7, 3}, {C, 2, 1}, {A, 5, 1}, {D, 3, 3}};
+static const sp_example EXAMPLES[N_EXAMPLES] = {{A, 5, 1, 0}, {B, 7, 3, 0}, {C, 2, 1, 0}, {A, 5, 1, 0}, {D, 3, 3, 0}};
 
 static sp_prompt *make_prompt(sp_sink sink)
 {
@@ -140,7 +140,7 @@ static void test_several_passes(void **state)
     double loss, own, sum = 0;
     for (int i = 0; i < N_LONG; i++) {
         for (int k = 0; k < LENGTH; k++) tokens[i][k] = k < KEPT ? k : (i * 31 + k * 17) % 250;
-        examples[i] = (sp_example){tokens[i], LENGTH, (size_t)(1 + i % 3)};
+        examples[i] = (sp_example){tokens[i], LENGTH, (size_t)(1 + i % 3), 0};
     }
     assert_int_equal(sp_loss(&loss, packed, model, prompt, examples, N_LONG), SP_OK);
     for (size_t i = 0; i < N_LONG; i++) {
@@ -267,7 +267,7 @@ static void test_a_cartridge_is_its_text(void **state)
     sp_prompt_options options = {.method = SP_METHOD_CARTRIDGE, .num_virtual_tokens = n, .init = SP_INIT_TEXT, .init_text = text};
     assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_OK);
     assert_int_equal(sp_loss(&behind_cartridge, NULL, model, prompt, EXAMPLES, 1), SP_OK);
-    assert_int_equal(sp_loss(&behind_text, NULL, model, NULL, &(sp_example){with_text, n + 5, 1}, 1), SP_OK);
+    assert_int_equal(sp_loss(&behind_text, NULL, model, NULL, &(sp_example){with_text, n + 5, 1, 0}, 1), SP_OK);
     assert_true(fabs(behind_cartridge - behind_text) <= 1e-6 * behind_text);
     sp_prompt_free(prompt);
     options.num_virtual_tokens = n + 1;
@@ -285,7 +285,8 @@ static void test_frozen_rows_and_errors(void **state)
     double loss;
     assert_int_equal(sp_loss(&loss, gradient, model, prompt, EXAMPLES, N_EXAMPLES), SP_OK);
     assert_true(norm(gradient, d) == 0 && norm(gradient + d, d) > 0);
-    const sp_example whole = {D, 3, 3}, none = {D, 3, 0}, more = {D, 3, 4}, outside = {(const int32_t[]){1, 1 << 20}, 2, 1};
+    const sp_example whole = {D, 3, 3, 0}, none = {D, 3, 0, 0}, more = {D, 3, 4, 0},
+                     outside = {(const int32_t[]){1, 1 << 20}, 2, 1, 0};
     assert_int_equal(sp_loss(&loss, NULL, model, NULL, &whole, 1), SP_ERR_ARGUMENT);
     assert_int_equal(sp_loss(&loss, NULL, model, prompt, &none, 1), SP_ERR_ARGUMENT);
     assert_int_equal(sp_loss(&loss, NULL, model, prompt, &more, 1), SP_ERR_ARGUMENT);

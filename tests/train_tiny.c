@@ -1,7 +1,8 @@
 /* train_tiny.c: a program for kill_resume.py to kill.
  *
  *   train_tiny make DIR     writes DIR/model.gguf and DIR/rows.tsv
- *   train_tiny prompt|cartridge|distill|ptuning DIR RUN    trains on them into RUN, from wherever an earlier call was when it died
+ *   train_tiny METHOD DIR RUN   trains on them into RUN, from wherever an earlier call was when it died; METHOD: prompt, cartridge,
+ *                               multitask, cpt, ptuning or distill
  */
 #include <stdio.h>
 #include <string.h>
@@ -9,8 +10,9 @@
 #include "softprompt.h"
 #include "tiny_model.h"
 
-static const char ROWS[] =
-    "text\tlabel\nwarm\tgood\ndull\tbad\na delight\tgood\nmoney back\tbad\nwasted\tbad\nat last\tgood\nno\tbad\n";
+static const char ROWS[] = "text\tlabel\ttask\nwarm\tgood\t0\ndull\tbad\t1\na delight\tgood\t1\nmoney "
+                           "back\tbad\t0\nwasted\tbad\t0\nat last\tgood\t1\nno\tbad"
+                           "\t0\n";
 
 static int fail(void)
 {
@@ -46,7 +48,8 @@ static int train(const char *dir, const char *run, sp_method method, bool distil
     const sp_logger logger = {print_warning, NULL};
     const sp_hooks hooks = {.logger = &logger};
     const sp_model_options threads = {.n_threads = 2};
-    const sp_train_options options = {.prompt = {.method = method, .num_virtual_tokens = 4},
+    const sp_train_options options = {.prompt = {.method = method, .num_virtual_tokens = method == SP_METHOD_CPT ? 0 : 4},
+                                      .cpt_examples = method == SP_METHOD_CPT ? 2 : 0,
                                       .batch_size = 3,
                                       .steps = 60,
                                       .eval_every = 7,
@@ -71,8 +74,10 @@ int main(int argc, char **argv)
     if (argc == 3 && strcmp(argv[1], "make") == 0) return make(argv[2]);
     if (argc == 4 && strcmp(argv[1], "prompt") == 0) return train(argv[2], argv[3], SP_METHOD_PROMPT, false);
     if (argc == 4 && strcmp(argv[1], "cartridge") == 0) return train(argv[2], argv[3], SP_METHOD_CARTRIDGE, false);
+    if (argc == 4 && strcmp(argv[1], "multitask") == 0) return train(argv[2], argv[3], SP_METHOD_MULTITASK, false);
+    if (argc == 4 && strcmp(argv[1], "cpt") == 0) return train(argv[2], argv[3], SP_METHOD_CPT, false);
     if (argc == 4 && strcmp(argv[1], "distill") == 0) return train(argv[2], argv[3], SP_METHOD_PREFIX, true);
     if (argc == 4 && strcmp(argv[1], "ptuning") == 0) return train(argv[2], argv[3], SP_METHOD_PTUNING, false);
-    fprintf(stderr, "usage: train_tiny make DIR | prompt DIR RUN | cartridge DIR RUN | distill DIR RUN | ptuning DIR RUN\n");
+    fprintf(stderr, "usage: train_tiny make DIR | METHOD DIR RUN\n");
     return 2;
 }

@@ -1,4 +1,5 @@
 /* eval.c: softprompt eval. A prompt, or the model alone, on a data set: sp_evaluate -> a table or one JSON object. */
+#include <stdint.h>
 #include <stdlib.h>
 
 #include "cli.h"
@@ -9,13 +10,15 @@
 typedef struct eval_flags {
     model_flags model;
     const char *prompt, *data, *predictions;
-    size_t batch_size;
+    size_t batch_size, task_id; /* task_id SIZE_MAX: the rows' own */
     task_flags task;
     output_flags output;
 } eval_flags;
 
 static const option_row file_rows[] = {
     {OPTION_STRING, 'p', "prompt", "DIR", "the adapter", .fallback = "the model alone", .target = offsetof(eval_flags, prompt)},
+    {OPTION_COUNT, 0, "task", "K", "every row behind task K of a multitask adapter", .fallback = "the row's own",
+     .target = offsetof(eval_flags, task_id), .max = 1e6},
     {OPTION_STRING, 'd', "data", "FILE", "data: JSONL, CSV or TSV", .target = offsetof(eval_flags, data), .required = true},
     {OPTION_STRING, 0, "predictions", "FILE", "write a JSON line for each row there", .target = offsetof(eval_flags, predictions)},
     {OPTION_COUNT, 0, "batch-size", "N", "rows in one pass", .fallback = "32", .target = offsetof(eval_flags, batch_size), .min = 1,
@@ -29,11 +32,64 @@ static const option_group groups[] = {
     {"output", output_rows, offsetof(eval_flags, output)},
     {0}};
 
-static void print_report(const sp_evaluation *evaluation, const sp_dataset *data)
+/* What an evaluation says, of all rows and of each task. */
+typedef struct findings {
+    sp_evaluation all;
+    sp_task_evaluation *tasks; /* (n_tasks) NULL: the adapter has one task, or one was asked for */
+    size_t n_tasks;
+} findings;
+
+static void print_tasks(const findings *found)
 {
+    for (size_t k = 0; k < found->n_tasks; k++) {
+        const sp_task_evaluation *task = &found->tasks[k];
+        char name[32];
+        snprintf(name, sizeof name, "task %zu", k);
+        if (task->n == 0)
+            report_row(name, "no rows");
+        else if (found->all.has_accuracy)
+            report_row(name, "accuracy %.2f %%, loss %.4f, %zu rows", 100 * task->accuracy, task->loss, task->n);
+        else if (found->all.has_exact_match)
+            report_row(name, "exact match %.2f %%, loss %.4f, %zu rows", 100 * task->exact_match, task->loss, task->n);
+        else
+            report_row(name, "loss %.4f, %zu rows", task->loss, task->n);
+    }
+}
+
+/* Members that do not apply are null, as they are of all rows together. */
+static json_t *tasks_json(const findings *found)
+{
+    if (!found->tasks) return json_null();
+    json_t *list = json_array();
+    for (size_t k = 0; k < found->n_tasks; k++) {
+        const sp_task_evaluation *task = &found->tasks[k];
+        json_t *object = json_object();
+        json_member(&object, "n", json_integer((json_int_t)task->n));
+        json_member(&object, "accuracy", task->n && found->all.has_accuracy ? json_finite(task->accuracy) : json_null());
+        json_member(&object, "exact_match", task->n && found->all.has_exact_match ? json_finite(task->exact_match) : json_null());
+        json_member(&object, "loss", task->n ? json_finite(task->loss) : json_null());
+        if (!list || json_array_append_new(list, object)) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+static json_t *findings_json(const findings *found, const sp_dataset *data)
+{
+    json_t *object = evaluation_json(&found->all, data);
+    json_member(&object, "tasks", tasks_json(found));
+    return object;
+}
+
+static void print_report(const findings *found, const sp_dataset *data)
+{
+    const sp_evaluation *evaluation = &found->all;
     report_row("rows", "%zu, %zu cut at the left; %zu skipped", evaluation->n, evaluation->n_truncated,
                rows_skipped(evaluation, data));
     evaluation_rows(evaluation);
+    print_tasks(found);
     report_row("time", "%s", format_duration(evaluation->seconds).text);
 }
 
@@ -50,31 +106,49 @@ static sp_task merge_tasks(const sp_task *own, const sp_task *given)
     return task;
 }
 
+/* Room for what each task's rows say, where there are several. */
+static sp_status make_findings(findings *found, const sp_prompt *prompt, bool one_task)
+{
+    *found = (findings){0};
+    if (!prompt || one_task || sp_prompt_num_tasks(prompt) == 1) return SP_OK;
+    found->n_tasks = sp_prompt_num_tasks(prompt);
+    found->tasks = calloc(found->n_tasks, sizeof *found->tasks);
+    return found->tasks ? SP_OK : SP_ERR_MEMORY;
+}
+
 static int evaluate(const eval_flags *flags, const sp_task *given)
 {
     sp_model *model = NULL;
     sp_prompt *prompt = NULL;
     sp_dataset *data = NULL;
-    sp_evaluation evaluation;
-    sp_eval_options options = {.batch_size = flags->batch_size, .predictions_path = flags->predictions};
+    const bool one_task = flags->task_id != SIZE_MAX;
+    findings found = {0};
+    sp_eval_options options = {.batch_size = flags->batch_size, .predictions_path = flags->predictions, .one_task = one_task};
     progress_bar bar;
     sp_status st;
     int code = EXIT_FAILED;
     progress_init(&bar, flags->output.quiet);
     if ((st = load_data(&data, flags->data, &flags->task, &bar.logger))) goto done;
     if ((st = load_model(&model, &flags->model))) goto done;
-    if ((st = load_prompt(&prompt, flags->prompt, model, &bar.logger))) goto done;
+    if ((st = load_prompt(&prompt, flags->prompt, one_task ? flags->task_id : 0, model, &bar.logger))) goto done;
+    if (make_findings(&found, prompt, one_task)) {
+        code = report_no_memory();
+        goto done;
+    }
+    options.tasks = found.tasks;
+    options.n_tasks = found.n_tasks;
     stop_at_interrupt();
     sp_task task = merge_tasks(prompt ? sp_prompt_task(prompt) : NULL, given);
-    st = sp_evaluate(&evaluation, model, prompt, &task, data, &options, &bar.hooks);
+    st = sp_evaluate(&found.all, model, prompt, &task, data, &options, &bar.hooks);
     progress_clear(&bar);
     if (st) goto done;
     if (flags->output.json)
-        code = print_json(evaluation_json(&evaluation, data));
+        code = print_json(findings_json(&found, data));
     else
-        code = EXIT_DONE, print_report(&evaluation, data);
+        code = EXIT_DONE, print_report(&found, data);
 done:
     if (st) code = report_failure(st);
+    free(found.tasks);
     sp_prompt_free(prompt);
     sp_model_free(model);
     sp_dataset_free(data);
@@ -83,12 +157,16 @@ done:
 
 static int run_eval(const command *self, int argc, char **argv)
 {
-    eval_flags flags = {0};
+    eval_flags flags = {.task_id = SIZE_MAX};
     sp_task task = {0};
     sp_verbalizer *verbalizers = NULL;
     int code;
-    if (options_parse(self, &flags, NULL, argc, argv, &code) && !(code = make_task(&task, &verbalizers, self, &flags.task)))
-        code = evaluate(&flags, &task);
+    if (options_parse(self, &flags, NULL, argc, argv, &code) && !(code = make_task(&task, &verbalizers, self, &flags.task))) {
+        if (flags.task_id != SIZE_MAX && !flags.prompt)
+            code = usage_error(self, "--task is one of an adapter's tasks: give -p DIR");
+        else
+            code = evaluate(&flags, &task);
+    }
     free(verbalizers);
     text_list_free(&flags.task.verbalizers);
     return code;

@@ -25,6 +25,8 @@ const option_row task_rows[] = {{OPTION_TEXT, 0, "template", "TEXT", "what the m
                                  .target = offsetof(task_flags, text_column)},
                                 {OPTION_STRING, 0, "label-column", "NAME", "the column that holds the label", .fallback = "label",
                                  .target = offsetof(task_flags, label_column)},
+                                {OPTION_STRING, 0, "task-column", "NAME", "the column with a row's task, a number from 0",
+                                 .fallback = "task", .target = offsetof(task_flags, task_column)},
                                 {OPTION_COUNT, 0, "max-length", "N", "cut longer texts at the left to N tokens",
                                  .fallback = "the model's context", .target = offsetof(task_flags, max_length), .min = 1,
                                  .max = 1e9},
@@ -43,12 +45,14 @@ sp_status load_model(sp_model **out, const model_flags *flags)
     return sp_model_load(out, flags->path, &options);
 }
 
-sp_status load_prompt(sp_prompt **out, const char *dir, const sp_model *model, const sp_logger *logger)
+sp_status load_prompt(sp_prompt **out, const char *dir, size_t task_id, const sp_model *model, const sp_logger *logger)
 {
     *out = NULL;
     if (!dir) return SP_OK;
     sp_status st = sp_prompt_load(out, dir);
-    if (!st && (st = sp_prompt_check(*out, model, logger))) {
+    if (!st) st = sp_prompt_check(*out, model, logger);
+    if (!st) st = sp_prompt_use_task(*out, task_id);
+    if (st) {
         sp_prompt_free(*out);
         *out = NULL;
     }
@@ -57,7 +61,10 @@ sp_status load_prompt(sp_prompt **out, const char *dir, const sp_model *model, c
 
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger)
 {
-    sp_data_options options = {.text_column = flags->text_column, .label_column = flags->label_column, .logger = logger};
+    sp_data_options options = {.text_column = flags->text_column,
+                               .label_column = flags->label_column,
+                               .task_column = flags->task_column,
+                               .logger = logger};
     return sp_dataset_load(out, path, &options);
 }
 

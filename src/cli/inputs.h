@@ -16,7 +16,7 @@ typedef struct model_flags {
 typedef struct task_flags {
     const char *template_text;
     text_list verbalizers; /* "label=text" */
-    const char *text_column, *label_column;
+    const char *text_column, *label_column, *task_column;
     size_t max_length;
 } task_flags;
 
@@ -28,8 +28,8 @@ extern const option_row model_rows[], task_rows[], output_rows[];
 
 sp_status load_model(sp_model **out, const model_flags *flags);
 
-/* The adapter in `dir`, checked against the model. `dir` NULL: none, *out is NULL. */
-sp_status load_prompt(sp_prompt **out, const char *dir, const sp_model *model, const sp_logger *logger);
+/* The adapter in `dir`, checked against the model, with this task of it in use. `dir` NULL: none, *out is NULL. */
+sp_status load_prompt(sp_prompt **out, const char *dir, size_t task_id, const sp_model *model, const sp_logger *logger);
 
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger);
 

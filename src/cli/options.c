@@ -14,7 +14,7 @@
 
 #include "report.h"
 
-enum { MAX_OPTIONS = 64, MAX_WORD = 64, HELP_COLUMN = 36, FIRST_LONG = 256 };
+enum { MAX_OPTIONS = 96, MAX_WORD = 64, HELP_COLUMN = 36, FIRST_LONG = 256 };
 
 typedef struct option_slot {
     const option_row *row;

@@ -17,7 +17,7 @@ typedef struct run_flags {
     model_flags model;
     const char *prompt;
     bool raw, no_special;
-    size_t max_length, max_new_tokens, top_k, seed;
+    size_t task_id, max_length, max_new_tokens, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
     text_list stop;
     output_flags output;
@@ -25,6 +25,8 @@ typedef struct run_flags {
 
 static const option_row text_rows[] = {
     {OPTION_STRING, 'p', "prompt", "DIR", "the adapter", .fallback = "the model alone", .target = offsetof(run_flags, prompt)},
+    {OPTION_COUNT, 0, "task", "K", "which task of a multitask adapter", .fallback = "0", .target = offsetof(run_flags, task_id),
+     .max = 1e6},
     {OPTION_FLAG, 0, "raw", .help = "leave the adapter's template and labels aside", .target = offsetof(run_flags, raw)},
     {OPTION_FLAG, 0, "no-special", .help = "take strings such as <|im_end|> in TEXT literally",
      .target = offsetof(run_flags, no_special)},
@@ -320,7 +322,7 @@ static int answer(const command *self, const run_flags *flags, const char *text)
     int code = EXIT_FAILED;
     progress_init(&bar, flags->output.quiet);
     sp_status st = load_model(&job.model, &flags->model);
-    if (!st) st = load_prompt(&prompt, flags->prompt, job.model, &bar.logger);
+    if (!st) st = load_prompt(&prompt, flags->prompt, flags->task_id, job.model, &bar.logger);
     if (!st) st = sp_session_create(&job.session, job.model, prompt);
     if (st) {
         code = report_failure(st);
@@ -345,6 +347,10 @@ static int run_run(const command *self, int argc, char **argv)
     char *input = NULL;
     int code;
     if (!options_parse(self, &flags, &text, argc, argv, &code)) goto done;
+    if (flags.task_id && !flags.prompt) {
+        code = usage_error(self, "--task is one of an adapter's tasks: give -p DIR");
+        goto done;
+    }
     warn_of_greedy(&flags);
     if (!text && !isatty(STDIN_FILENO)) {
         if ((code = read_standard_input(&input))) goto done;

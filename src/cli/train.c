@@ -24,6 +24,12 @@ typedef struct train_flags {
     bool prefix_projection;
     int encoder_type;
     size_t encoder_hidden_size, encoder_num_layers;
+    size_t num_tasks, num_ranks, source_task;
+    const char *source_prompt;
+    int source_init;
+    size_t cpt_examples;
+    int opt_weighted_loss_type;
+    double opt_loss_decay_factor, opt_projection_epsilon, opt_projection_format_epsilon;
     task_flags task;
     int optimizer, schedule;
     double learning_rate, weight_decay, max_grad_norm, epochs;
@@ -35,7 +41,7 @@ typedef struct train_flags {
 } train_flags;
 
 /* Words of a choice stand in the order of the library's enum. */
-enum { INIT_UNSAID = -1 };
+enum { INIT_UNSAID = -1, UNSAID = -1 };
 
 static const option_row file_rows[] = {
     {OPTION_STRING, 'd', "data", "FILE", "training data: JSONL, CSV or TSV", .target = offsetof(train_flags, data)},
@@ -49,9 +55,9 @@ static const option_row file_rows[] = {
     {0}};
 
 static const option_row prompt_rows[] = {
-    {OPTION_CHOICE, 0, "method", "prompt|prefix|cartridge|ptuning", "learn embeddings, keys and values, or a network",
-     .fallback = "prompt", .target = offsetof(train_flags, method), .later = "multitask|cpt"},
-    {OPTION_COUNT, 0, "num-virtual-tokens", "N", "rows of the prompt, a sink included", .fallback = "32",
+    {OPTION_CHOICE, 0, "method", "prompt|prefix|cartridge|ptuning|multitask|cpt", "what is learnt; see docs/methods.md",
+     .fallback = "prompt", .target = offsetof(train_flags, method)},
+    {OPTION_COUNT, 0, "num-virtual-tokens", "N", "rows of the prompt, a sink included", .fallback = "32; cpt: the text's tokens",
      .target = offsetof(train_flags, num_virtual_tokens), .min = 1, .max = 1e6},
     {OPTION_CHOICE, 0, "init", "vocab|random|text", "start from random tokens, noise or a text", .fallback = "vocab",
      .target = offsetof(train_flags, init)},
@@ -69,6 +75,32 @@ static const option_row prompt_rows[] = {
      .target = offsetof(train_flags, encoder_hidden_size), .min = 1, .max = 65536},
     {OPTION_COUNT, 0, "encoder-num-layers", "N", "of an lstm", .fallback = "2", .target = offsetof(train_flags, encoder_num_layers),
      .min = 1, .max = 8},
+    {0}};
+
+static const option_row multitask_rows[] = {
+    {OPTION_COUNT, 0, "num-tasks", "N", "tasks that share the prompt", .fallback = "as many as the data name",
+     .target = offsetof(train_flags, num_tasks), .min = 1, .max = 1024},
+    {OPTION_COUNT, 0, "num-ranks", "N", "rank of each task's matrix", .fallback = "1, or the source's",
+     .target = offsetof(train_flags, num_ranks), .min = 1, .max = 1024},
+    {OPTION_STRING, 0, "source-prompt", "DIR", "start from this adapter, which was trained on other tasks",
+     .target = offsetof(train_flags, source_prompt)},
+    {OPTION_CHOICE, 0, "source-init", "average|exact|shared", "its tasks' mean, one of them, what they share",
+     .fallback = "average", .target = offsetof(train_flags, source_init)},
+    {OPTION_COUNT, 0, "source-task", "K", "the one of --source-init exact", .fallback = "0",
+     .target = offsetof(train_flags, source_task), .max = 1e6},
+    {0}};
+
+static const option_row cpt_rows[] = {
+    {OPTION_COUNT, 0, "cpt-examples", "N", "start from N rows of DATA with their answers, instead of --init-text",
+     .target = offsetof(train_flags, cpt_examples), .min = 1, .max = 1e6},
+    {OPTION_CHOICE, 0, "opt-weighted-loss-type", "none|decay", "how much answers inside the prompt count", .fallback = "none",
+     .target = offsetof(train_flags, opt_weighted_loss_type)},
+    {OPTION_REAL, 0, "opt-loss-decay-factor", "X", "of decay, from example to example", .fallback = "1",
+     .target = offsetof(train_flags, opt_loss_decay_factor), .min = 1e-9, .max = 1e3},
+    {OPTION_REAL, 0, "opt-projection-epsilon", "X", "how far tokens of a text may move; 0: not", .fallback = "0.1",
+     .target = offsetof(train_flags, opt_projection_epsilon), .max = 1e6},
+    {OPTION_REAL, 0, "opt-projection-format-epsilon", "X", "the same of tokens of the template", .fallback = "0.1",
+     .target = offsetof(train_flags, opt_projection_format_epsilon), .max = 1e6},
     {0}};
 
 static const option_row training_rows[] = {
@@ -114,6 +146,8 @@ static const option_row distillation_rows[] = {
 static const option_group groups[] = {{"model", model_rows, offsetof(train_flags, model)},
                                       {"files", file_rows, 0},
                                       {"prompt", prompt_rows, 0},
+                                      {"method multitask", multitask_rows, 0},
+                                      {"method cpt: a text whose embeddings move", cpt_rows, 0},
                                       {"task: how a row becomes text", task_rows, offsetof(train_flags, task)},
                                       {"training", training_rows, 0},
                                       {"distillation: a prompt in place of a text", distillation_rows, 0},
@@ -145,11 +179,45 @@ static int check_encoder_flags(const command *self, const train_flags *flags)
     return EXIT_DONE;
 }
 
+static int check_multitask(const command *self, const train_flags *flags)
+{
+    const bool other = flags->num_tasks || flags->num_ranks || flags->source_prompt || flags->source_init != UNSAID ||
+                       flags->source_task != not_given;
+    if (other && flags->method != SP_METHOD_MULTITASK)
+        return usage_error(self, "--num-tasks, --num-ranks and --source-... go with --method multitask only");
+    if (!flags->source_prompt && (flags->source_init != UNSAID || flags->source_task != not_given))
+        return usage_error(self, "--source-init and --source-task say what is taken of a source: give --source-prompt DIR");
+    if (flags->source_prompt && (flags->init != INIT_UNSAID || flags->init_text))
+        return usage_error(self, "--source-prompt and --init contradict each other: give one");
+    if (flags->source_task != not_given && flags->source_init != SP_SOURCE_EXACT)
+        return usage_error(self, "--source-task goes with --source-init exact only");
+    return EXIT_DONE;
+}
+
+static int check_cpt(const command *self, const train_flags *flags)
+{
+    const bool other = flags->cpt_examples || flags->opt_weighted_loss_type != UNSAID || flags->opt_loss_decay_factor > 0 ||
+                       flags->opt_projection_epsilon >= 0 || flags->opt_projection_format_epsilon >= 0;
+    if (flags->method != SP_METHOD_CPT)
+        return other ? usage_error(self, "--cpt-examples and --opt-... go with --method cpt only") : EXIT_DONE;
+    if (flags->init != INIT_UNSAID && flags->init != SP_INIT_TEXT)
+        return usage_error(self, "--method cpt starts from a text: give --init-text TEXT or --cpt-examples N");
+    if (!flags->init_text == !flags->cpt_examples)
+        return usage_error(self, "--method cpt starts from --init-text TEXT or from --cpt-examples N: give one of them");
+    if (flags->cpt_examples && flags->num_virtual_tokens)
+        return usage_error(self, "--cpt-examples has as many virtual tokens as the rows have: leave out --num-virtual-tokens");
+    if (flags->cpt_examples && !flags->data) return usage_error(self, "--cpt-examples are rows of training data: give -d FILE");
+    if (flags->opt_loss_decay_factor > 0 && flags->opt_weighted_loss_type == SP_WEIGHTED_LOSS_NONE)
+        return usage_error(self, "--opt-loss-decay-factor goes with --opt-weighted-loss-type decay only");
+    return EXIT_DONE;
+}
+
 static int check_flags(const command *self, train_flags *flags)
 {
     bool text = flags->init == SP_INIT_TEXT, has_eval = flags->eval || flags->teacher_context;
-    int code = check_distillation(self, flags);
-    if (code) return code;
+    int code;
+    if ((code = check_distillation(self, flags)) || (code = check_multitask(self, flags)) || (code = check_cpt(self, flags)))
+        return code;
     if (flags->resume && flags->overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
     if (flags->steps && flags->epochs > 0) return usage_error(self, "--steps and --epochs contradict each other: give one");
     if (flags->init == INIT_UNSAID)
@@ -177,6 +245,18 @@ static size_t or_none(size_t given)
     return given == not_given ? 0 : given == 0 ? SIZE_MAX : given;
 }
 
+/* The same of numbers below 0 where nothing was given. */
+static double real_or_none(double given)
+{
+    return given > 0 ? given : given < 0 ? 0 : -1;
+}
+
+static sp_weighted_loss weighted_loss_type(const train_flags *flags)
+{
+    if (flags->opt_weighted_loss_type != UNSAID) return (sp_weighted_loss)flags->opt_weighted_loss_type;
+    return flags->opt_loss_decay_factor > 0 ? SP_WEIGHTED_LOSS_DECAY : SP_WEIGHTED_LOSS_NONE;
+}
+
 static sp_train_options make_options(const train_flags *flags, const sp_task *task, const char *teacher_context)
 {
     return (sp_train_options){
@@ -190,7 +270,17 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
                    .encoder_reparameterization_type = (sp_encoder_type)flags->encoder_type,
                    .encoder_hidden_size = flags->encoder_hidden_size,
                    .encoder_num_layers = flags->encoder_num_layers,
-                   .prefix_projection = flags->prefix_projection},
+                   .prefix_projection = flags->prefix_projection,
+                   .num_tasks = flags->num_tasks,
+                   .num_ranks = flags->num_ranks,
+                   .source_prompt = flags->source_prompt,
+                   .source_init = flags->source_init == UNSAID ? SP_SOURCE_AVERAGE : (sp_source_init)flags->source_init,
+                   .source_task = flags->source_task == not_given ? 0 : flags->source_task,
+                   .opt_weighted_loss_type = weighted_loss_type(flags),
+                   .opt_loss_decay_factor = flags->opt_loss_decay_factor,
+                   .opt_projection_epsilon = real_or_none(flags->opt_projection_epsilon),
+                   .opt_projection_format_epsilon = real_or_none(flags->opt_projection_format_epsilon)},
+        .cpt_examples = flags->cpt_examples,
         .task = *task,
         .optimizer = (sp_optimizer)flags->optimizer,
         .schedule = (sp_schedule)flags->schedule,
@@ -344,7 +434,15 @@ done:
 
 static int run_train(const command *self, int argc, char **argv)
 {
-    train_flags flags = {.init = INIT_UNSAID, .num_frozen_tokens = not_given, .warmup_steps = not_given, .max_grad_norm = 1};
+    train_flags flags = {.init = INIT_UNSAID,
+                         .num_frozen_tokens = not_given,
+                         .source_init = UNSAID,
+                         .source_task = not_given,
+                         .opt_weighted_loss_type = UNSAID,
+                         .opt_projection_epsilon = -1,
+                         .opt_projection_format_epsilon = -1,
+                         .warmup_steps = not_given,
+                         .max_grad_norm = 1};
     sp_task task = {0};
     sp_verbalizer *verbalizers = NULL;
     char *resume_line = resume_command(argc, argv), *context = NULL;

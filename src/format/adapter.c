@@ -15,8 +15,8 @@ static const struct {
     {"P_TUNING", "ptuning", true},
     {"PREFIX_TUNING", "prefix", true},
     {"CARTRIDGE", "cartridge", true},
-    {"MULTITASK_PROMPT_TUNING", "multitask", false},
-    {"CPT", "cpt", false},
+    {"MULTITASK_PROMPT_TUNING", "multitask", true},
+    {"CPT", "cpt", true},
 };
 enum { N_METHODS = sizeof methods / sizeof methods[0] };
 

@@ -112,6 +112,14 @@ sp_status sp_json_get_size(size_t *out, const json_t *object, const char *key, c
     return SP_OK;
 }
 
+sp_status sp_json_get_real(double *out, const json_t *object, const char *key, const char *path)
+{
+    const json_t *value = find_member(object, key);
+    if (value && !json_is_number(value)) return fail_type(value, key, path, "a number");
+    if (value) *out = json_number_value(value);
+    return SP_OK;
+}
+
 sp_status sp_json_get_string(const char **out, const json_t *object, const char *key, const char *path)
 {
     const json_t *value = find_member(object, key);

@@ -25,6 +25,7 @@ sp_status sp_json_write(const json_t *value, const char *path);
 
 /* Members. An absent or null one leaves *out as it is; one of another type is SP_ERR_FORMAT. Strings belong to `object`. */
 sp_status sp_json_get_size(size_t *out, const json_t *object, const char *key, const char *path);
+sp_status sp_json_get_real(double *out, const json_t *object, const char *key, const char *path); /* an integer, too */
 sp_status sp_json_get_string(const char **out, const json_t *object, const char *key, const char *path);
 sp_status sp_json_get_object(json_t **out, const json_t *object, const char *key, const char *path); /* borrowed */
 

@@ -7,7 +7,7 @@
 #ifndef SP_PROMPT_CPT_H
 #define SP_PROMPT_CPT_H
 
-#include "softprompt.h"
+#include "prompt/prompt.h"
 
 /* What a token is, by its type mod 4. Types count on from example to example: 1 2 3 4, 5 6 7 8, ... Type 0: none of these. */
 enum { SP_CPT_LABEL = 0, SP_CPT_INPUT_TEMPLATE = 1, SP_CPT_INPUT = 2, SP_CPT_OUTPUT_TEMPLATE = 3, SP_CPT_N_KINDS = 4 };
@@ -16,9 +16,14 @@ typedef struct sp_cpt {
     size_t n;                  /* tokens */
     int32_t *token_ids;        /* (n) */
     int32_t *tokens_type_mask; /* (n) */
+    int32_t *mask;             /* (n) PEFT's cpt_mask, which it saves and never reads */
     sp_weighted_loss opt_weighted_loss_type;
     double opt_loss_decay_factor, opt_projection_epsilon, opt_projection_format_epsilon;
 } sp_cpt;
+
+/* n tokens of type 1, PEFT's defaults. */
+sp_status sp_cpt_create(sp_cpt **out, size_t n);
+void sp_cpt_free(sp_cpt *cpt);
 
 /* The longest that a token's delta may be. PEFT's: epsilon sqrt(d_model / 2048); answers and type 0 as good as none. */
 float sp_cpt_radius(const sp_cpt *cpt, size_t token, size_t d_model);
@@ -32,13 +37,6 @@ void sp_cpt_forward(float *rows, const float *start, const float *delta, const s
 
 /* d_delta += d_rows, both (n, d_model), of the tokens that move. The projection is no part of the gradient, as in PEFT. */
 void sp_cpt_backward(float *d_delta, const float *d_rows, const sp_cpt *cpt, size_t d_model);
-
-/* An answer's token inside the prompt, as the loss wants it. */
-typedef struct sp_prompt_target {
-    size_t row; /* the prompt's row that predicts it */
-    int32_t token;
-    float weight; /* beside 1 of a token of an example's answer */
-} sp_prompt_target;
 
 /* out (n) gets the targets, ascending by row; returns how many. With decay the answers of the last example weigh factor, those of
  * the one before factor^2, and so on; without, 1. The first token is predicted by nobody. */

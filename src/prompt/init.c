@@ -182,6 +182,13 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
                        "first token");
     if (options->num_frozen_tokens && options->method != SP_METHOD_CARTRIDGE)
         return sp_fail(SP_ERR_ARGUMENT, "num_frozen_tokens is %zu; only a cartridge has frozen tokens", options->num_frozen_tokens);
+    if (options->method != SP_METHOD_MULTITASK && (options->num_tasks > 1 || options->num_ranks || options->source_prompt))
+        return sp_fail(SP_ERR_ARGUMENT, "several tasks, ranks and a source to start from go with method multitask only");
+    if (options->num_tasks > SP_MAX_TASKS || options->num_ranks > SP_MAX_RANKS)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu tasks of rank %zu; at most %d, and %d", options->num_tasks, options->num_ranks,
+                       SP_MAX_TASKS, SP_MAX_RANKS);
+    if (options->method != SP_METHOD_CPT && options->n_cpt_tokens)
+        return sp_fail(SP_ERR_ARGUMENT, "tokens to start from go with method cpt only; give a text");
     if (count_frozen(options) >= n)
         return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens, of which %zu are frozen, leave nothing to train; use more", n,
                        count_frozen(options));
@@ -199,11 +206,11 @@ static sp_status record_origin(sp_prompt *p, const sp_model *model, const sp_pro
     sp_model_get_info(&info, model);
     p->n_layer = info.n_layer;
     p->n_head = sp_prompt_is_given(p) ? info.n_head_kv : info.n_head;
-    p->init = options->init;
+    p->init = p->cpt ? SP_INIT_TEXT : options->source_prompt ? SP_INIT_RANDOM : options->init;
     p->fingerprint = sp_model_fingerprint(model);
     p->has_fingerprint = true;
     if (*info.name && !(p->base_model = strdup(info.name))) return sp_fail_no_memory(strlen(info.name) + 1);
-    if (options->init != SP_INIT_TEXT || (p->init_text = strdup(options->init_text))) return SP_OK;
+    if (p->init != SP_INIT_TEXT || !options->init_text || (p->init_text = strdup(options->init_text))) return SP_OK;
     return sp_fail_no_memory(strlen(options->init_text) + 1);
 }
 
@@ -226,7 +233,7 @@ static sp_status init_rows(sp_prompt *p, const sp_model *model, const sp_prompt_
 }
 
 /* The network first: the rows that its last layer is moved to give are written where its output then comes. */
-static sp_status init_prompt(sp_prompt *p, sp_model *model, const sp_prompt_options *options)
+static sp_status init_plain(sp_prompt *p, sp_model *model, const sp_prompt_options *options)
 {
     const bool has_network = sp_prompt_options_have_network(options);
     sp_rng rng = sp_rng_seed(options->seed, NETWORK_STREAM);
@@ -236,23 +243,68 @@ static sp_status init_prompt(sp_prompt *p, sp_model *model, const sp_prompt_opti
     return st || !has_network ? st : sp_prompt_fit_network(p, p->rows);
 }
 
+static sp_status init_tasks(sp_prompt *p, const sp_model *model, const sp_prompt_options *options, const sp_prompt *source)
+{
+    const size_t num_ranks = options->num_ranks ? options->num_ranks : source && source->num_ranks ? source->num_ranks : 1;
+    sp_status st = sp_prompt_set_tasks(p, options->num_tasks ? options->num_tasks : 1, num_ranks);
+    if (st) return st;
+    sp_prompt_init_factors(p, options);
+    if (source) return sp_prompt_start_from_source(p, source, options);
+    return init_embeddings(sp_prompt_multitask_parts(p, p->weights).shared, p->num_virtual_tokens, model, options);
+}
+
+static sp_status init_context(sp_prompt *p, const sp_model *model, sp_cpt *cpt)
+{
+    sp_status st = sp_model_embed(p->rows, model, cpt->token_ids, cpt->n);
+    if (!st) return sp_prompt_set_context(p, cpt);
+    sp_cpt_free(cpt);
+    return st;
+}
+
+/* What says by itself how many virtual tokens there are. */
+typedef struct beginning {
+    sp_prompt *source; /* MULTITASK, from another; else NULL */
+    sp_cpt *cpt;       /* CPT; else NULL */
+    size_t n;          /* virtual tokens */
+} beginning;
+
+static sp_status open_beginning(beginning *out, const sp_model *model, const sp_prompt_options *options)
+{
+    sp_status st = SP_OK;
+    *out = (beginning){.n = options->num_virtual_tokens ? options->num_virtual_tokens : DEFAULT_VIRTUAL_TOKENS};
+    if (options->source_prompt && !(st = sp_prompt_load(&out->source, options->source_prompt)) && !options->num_virtual_tokens)
+        out->n = out->source->num_virtual_tokens;
+    if (!st && options->method == SP_METHOD_CPT && !(st = sp_cpt_of_options(&out->cpt, model, options))) out->n = out->cpt->n;
+    return st;
+}
+
+static sp_status init(sp_prompt *p, sp_model *model, const sp_prompt_options *options, beginning *from)
+{
+    sp_cpt *cpt = from->cpt;
+    from->cpt = NULL; /* the prompt's, from here on */
+    p->num_frozen_tokens = count_frozen(options);
+    if (cpt) return init_context(p, model, cpt);
+    return p->method == SP_METHOD_MULTITASK ? init_tasks(p, model, options, from->source) : init_plain(p, model, options);
+}
+
 sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options)
 {
     static const sp_prompt_options defaults;
     if (!options) options = &defaults;
-    const size_t n = options->num_virtual_tokens ? options->num_virtual_tokens : DEFAULT_VIRTUAL_TOKENS;
+    beginning from;
     sp_prompt *p = NULL;
     *out = NULL;
-    sp_status st = check_options(options, n, model);
-    if (!st) st = sp_prompt_allocate(&p, n, width_of(options->method, model));
-    if (st) return st;
+    sp_status st = open_beginning(&from, model, options);
+    if (!st) st = check_options(options, from.n, model);
+    if (!st) st = sp_prompt_allocate(&p, from.n, width_of(options->method, model));
+    if (st) goto done;
     p->method = options->method;
-    p->num_frozen_tokens = count_frozen(options);
-    if ((st = init_prompt(p, model, options))) goto fail;
-    if ((st = sp_prompt_update(p)) || (st = record_origin(p, model, options))) goto fail;
+    if ((st = init(p, model, options, &from)) || (st = sp_prompt_update(p)) || (st = record_origin(p, model, options))) goto done;
     *out = p;
-    return SP_OK;
-fail:
+    p = NULL;
+done:
     sp_prompt_free(p);
+    sp_prompt_free(from.source);
+    sp_cpt_free(from.cpt);
     return st;
 }

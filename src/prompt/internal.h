@@ -2,6 +2,10 @@
 #ifndef SP_PROMPT_INTERNAL_H
 #define SP_PROMPT_INTERNAL_H
 
+#include <jansson.h>
+
+#include "prompt/cpt.h"
+#include "prompt/multitask.h"
 #include "prompt/network.h"
 #include "prompt/prompt.h"
 
@@ -18,7 +22,9 @@ struct sp_prompt {
     sp_method method;
     size_t num_virtual_tokens, width;
     size_t num_frozen_tokens; /* leading rows that training leaves alone */
-    float *rows;              /* (num_virtual_tokens, width): embeddings, or keys and values in PEFT's layout */
+    size_t num_tasks;         /* 1, but for MULTITASK */
+    size_t task_id;           /* the one in use */
+    float *rows;              /* (num_tasks, num_virtual_tokens, width): embeddings, or keys and values in PEFT's layout */
 
     const sp_encoder *encoder; /* NULL: the weights are the rows */
     float *weights;            /* (n_weights) what training moves: with an encoder an array of its own, else the rows */
@@ -26,6 +32,12 @@ struct sp_prompt {
     sp_weight_shape *shapes; /* (n_shapes) the matrices that the weights are, with an encoder; else NULL */
     size_t n_shapes;
     sp_network *network; /* of an encoder that is one; else NULL */
+
+    size_t num_ranks;          /* MULTITASK */
+    sp_cpt *cpt;               /* CPT; NULL with others, as the next two */
+    float *start;              /* (num_virtual_tokens, width) the tokens' embeddings */
+    sp_prompt_target *targets; /* (n_targets) */
+    size_t n_targets;
 
     sp_task *task; /* NULL: none */
 
@@ -61,13 +73,34 @@ sp_status sp_prompt_fit_network(sp_prompt *prompt, const float *rows);
 sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n);
 sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n);
 
+/* tasks.c: makes it a prompt of several tasks; rows and weights are zero then. */
+sp_status sp_prompt_set_tasks(sp_prompt *prompt, size_t num_tasks, size_t num_ranks);
+
+/* Where what the tasks share and their factors lie in the prompt's weights, or in an array like them. */
+sp_multitask_parts sp_prompt_multitask_parts(const sp_prompt *prompt, float *weights);
+
+void sp_prompt_init_factors(sp_prompt *prompt, const sp_prompt_options *options);
+
+/* MISMATCH, ARGUMENT: what is wanted of the source does not fit the prompt. */
+sp_status sp_prompt_start_from_source(sp_prompt *prompt, const sp_prompt *source, const sp_prompt_options *options);
+
+/* context.c: makes it a text that moves, from where its rows are; takes `cpt` over, also when it fails. */
+sp_status sp_prompt_set_context(sp_prompt *prompt, sp_cpt *cpt);
+
+/* What the options say of tokens, types and settings, as many tokens as they mean. */
+sp_status sp_cpt_of_options(sp_cpt **out, const sp_model *model, const sp_prompt_options *options);
+
+/* The fields of adapter_config.json. FORMAT: lists that are not as long as there are virtual tokens, or hold something else. */
+sp_status sp_cpt_read(sp_cpt **out, const json_t *config, size_t num_virtual_tokens, const char *path);
+json_t *sp_cpt_build_config(const sp_cpt *cpt); /* NULL: no memory */
+
 /* Does it consist of keys and values? */
 static inline bool sp_prompt_is_given(const sp_prompt *prompt)
 {
     return prompt->method == SP_METHOD_PREFIX || prompt->method == SP_METHOD_CARTRIDGE;
 }
 
-enum { SP_N_METHODS = SP_METHOD_PTUNING + 1 };
+enum { SP_N_METHODS = SP_METHOD_CPT + 1 };
 extern const char *const sp_peft_types[SP_N_METHODS]; /* by sp_method: adapter_config.json's "peft_type" */
 
 extern const char *const sp_encoder_type_names[2]; /* by sp_encoder_type, as PEFT writes them */
@@ -79,6 +112,8 @@ typedef struct sp_init_name {
 extern const sp_init_name sp_init_names[3]; /* by sp_init */
 
 #define SP_PROMPT_TENSOR "prompt_embeddings"
+#define SP_COLS_TENSOR "prefix_task_cols"
+#define SP_ROWS_TENSOR "prefix_task_rows"
 enum { SP_PROMPT_FORMAT_VERSION = 1 }; /* of softprompt.json */
 
 #endif

@@ -17,8 +17,8 @@ static sp_status check_config(const sp_adapter *a)
 {
     if (!sp_adapter_is_runnable(a->peft_type))
         return sp_fail(SP_ERR_UNSUPPORTED,
-                       "%s: peft_type %.64s is not run by this version; it runs PROMPT_TUNING, P_TUNING, PREFIX_TUNING "
-                       "and CARTRIDGE",
+                       "%s: peft_type %.64s is not run by this version; it runs PROMPT_TUNING, P_TUNING, PREFIX_TUNING, "
+                       "CARTRIDGE, MULTITASK_PROMPT_TUNING and CPT",
                        a->config_path, a->peft_type);
     if (a->num_transformer_submodules > 1)
         return sp_fail(SP_ERR_UNSUPPORTED, "%s: a prompt for %zu submodules (encoder and decoder); only decoders are run",
@@ -70,16 +70,82 @@ static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
                                                                        : check_length(a, "token_dim", a->token_dim, t->shape[1]);
 }
 
-static sp_status read_weights(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
+/* All n numbers of a tensor whose last dimension has n_columns. */
+static sp_status read_tensor(float *out, const sp_adapter *a, const sp_st_tensor *t, size_t n, size_t n_columns)
 {
-    const size_t n = p->num_virtual_tokens * p->width;
-    sp_status st = sp_safetensors_read_f32(p->rows, a->tensors, t, 0, n);
+    sp_status st = sp_safetensors_read_f32(out, a->tensors, t, 0, n);
     for (size_t i = 0; i < n && !st; i++)
-        if (!isfinite(p->rows[i]))
-            st = sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR ": row %zu, column %zu is %f", a->tensors_path, i / p->width,
-                         i % p->width, (double)p->rows[i]);
+        if (!isfinite(out[i]))
+            st = sp_fail(SP_ERR_FORMAT, "%s: tensor %s: row %zu, column %zu is %f", a->tensors_path, t->name, i / n_columns,
+                         i % n_columns, (double)out[i]);
     return st;
 }
+
+static sp_status read_weights(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *t)
+{
+    float *to = p->method == SP_METHOD_MULTITASK ? sp_prompt_multitask_parts(p, p->weights).shared : p->rows;
+    return read_tensor(to, a, t, p->num_virtual_tokens * p->width, p->width);
+}
+
+/* ---- factors of tasks ------------------------------------------------------------------------------------------- */
+
+static sp_status find_factor(const sp_st_tensor **out, const sp_adapter *a, const char *name)
+{
+    const sp_st_tensor *t = *out = sp_safetensors_find(a->tensors, name);
+    if (!t)
+        return sp_fail(SP_ERR_FORMAT, "%s: no tensor %s (of %zu): not the weights of a %.64s adapter", a->tensors_path, name,
+                       sp_safetensors_n_tensors(a->tensors), a->peft_type);
+    if (t->n_dims == 3) return SP_OK;
+    return sp_fail(SP_ERR_FORMAT, "%s: tensor %s has %zu dimensions, not 3: a matrix for each task", a->tensors_path, name,
+                   t->n_dims);
+}
+
+/* cols (tasks, virtual tokens, ranks) and rows (tasks, ranks, width). */
+static sp_status check_factors(const sp_prompt *p, const sp_adapter *a, const sp_st_tensor *cols, const sp_st_tensor *rows)
+{
+    size_t num_tasks = 0, num_ranks = 0;
+    sp_status st = sp_json_get_size(&num_tasks, a->config, "num_tasks", a->config_path);
+    if (!st) st = sp_json_get_size(&num_ranks, a->config, "num_ranks", a->config_path);
+    if (st) return st;
+    const uint64_t *c = cols->shape, *r = rows->shape;
+    if (c[0] == 0 || c[2] == 0 || c[0] != r[0] || c[2] != r[1] || c[1] != p->num_virtual_tokens || r[2] != p->width ||
+        (num_tasks && num_tasks != c[0]) || (num_ranks && num_ranks != c[2]))
+        return sp_fail(SP_ERR_FORMAT,
+                       "%s: tensors " SP_COLS_TENSOR " (%" PRIu64 ", %" PRIu64 ", %" PRIu64 ") and " SP_ROWS_TENSOR " (%" PRIu64
+                       ", %" PRIu64 ", %" PRIu64
+                       ") are no factors of %zu virtual tokens of %zu numbers for %zu tasks of rank %zu (0: "
+                       "not said)",
+                       a->tensors_path, c[0], c[1], c[2], r[0], r[1], r[2], p->num_virtual_tokens, p->width, num_tasks, num_ranks);
+    return c[0] <= SP_MAX_TASKS && c[2] <= SP_MAX_RANKS
+               ? SP_OK
+               : sp_fail(SP_ERR_UNSUPPORTED, "%s: %" PRIu64 " tasks of rank %" PRIu64 "; at most %d, and %d", a->tensors_path, c[0],
+                         c[2], SP_MAX_TASKS, SP_MAX_RANKS);
+}
+
+static sp_status read_factors(sp_prompt *p, const sp_adapter *a)
+{
+    const sp_st_tensor *cols, *rows;
+    sp_status st;
+    if ((st = find_factor(&cols, a, SP_COLS_TENSOR)) || (st = find_factor(&rows, a, SP_ROWS_TENSOR)) ||
+        (st = check_factors(p, a, cols, rows)) || (st = sp_prompt_set_tasks(p, cols->shape[0], cols->shape[2])))
+        return st;
+    const sp_multitask_parts to = sp_prompt_multitask_parts(p, p->weights);
+    st = read_tensor(to.cols, a, cols, p->num_tasks * p->num_virtual_tokens * p->num_ranks, p->num_ranks);
+    return st ? st : read_tensor(to.rows, a, rows, p->num_tasks * p->num_ranks * p->width, p->width);
+}
+
+/* What the method has beside one matrix; then the rows as they come from it. */
+static sp_status read_method_parts(sp_prompt *p, const sp_adapter *a, const sp_st_tensor *tensor)
+{
+    sp_status st = p->method == SP_METHOD_MULTITASK ? read_factors(p, a) : SP_OK;
+    sp_cpt *cpt;
+    if (!st) st = read_weights(p, a, tensor);
+    if (!st && p->method == SP_METHOD_CPT && !(st = sp_cpt_read(&cpt, a->config, p->num_virtual_tokens, a->config_path)))
+        st = sp_prompt_set_context(p, cpt);
+    return st ? st : sp_prompt_update(p);
+}
+
+/* ---- origin ------------------------------------------------------------------------------------------------------ */
 
 static sp_status copy_string(char **out, const char *text)
 {
@@ -132,10 +198,10 @@ static sp_status read_origin(sp_prompt *p, const sp_adapter *a)
     sp_status st = SP_OK;
     p->n_layer = a->num_layers;
     p->n_head = a->num_attention_heads;
-    if (p->method == SP_METHOD_PROMPT)
+    if (p->method == SP_METHOD_PROMPT || p->method == SP_METHOD_MULTITASK)
         st = read_init(p, a->config, "prompt_tuning_init", "prompt_tuning_init_text", a->config_path);
     else
-        p->init = SP_INIT_RANDOM;
+        p->init = p->cpt ? SP_INIT_TEXT : SP_INIT_RANDOM;
     if (!st && (p->method == SP_METHOD_PTUNING || p->method == SP_METHOD_PREFIX)) st = read_encoder(p, a);
     if (!st && p->method == SP_METHOD_CARTRIDGE) st = read_frozen(p, a->config, a->config_path, 1);
     return st ? st : copy_string(&p->base_model, a->base_model);
@@ -161,8 +227,11 @@ static sp_status read_method(sp_prompt *p, const sp_adapter *a)
     json_t *method = NULL;
     sp_status st = sp_json_get_object(&method, a->own, "method", a->own_path);
     if (!st) st = read_frozen(p, method, a->own_path, p->num_frozen_tokens);
-    if (st || p->method == SP_METHOD_PROMPT) return st;
-    return read_init(p, method, "init", "init_text", a->own_path); /* PEFT has no fields for it in these */
+    if (st || p->method == SP_METHOD_PROMPT || p->method == SP_METHOD_MULTITASK) return st;
+    if (!p->cpt) return read_init(p, method, "init", "init_text", a->own_path); /* PEFT has no fields for it in these */
+    const char *text = NULL;
+    st = sp_json_get_string(&text, method, "init_text", a->own_path);
+    return st ? st : copy_string(&p->init_text, text);
 }
 
 static sp_status read_verbalizer(sp_verbalizer *out, const json_t *entry, const char *path)
@@ -247,7 +316,7 @@ sp_status sp_prompt_load(sp_prompt **out, const char *dir)
     if ((st = check_config(a)) || (st = find_tensor(&tensor, a))) goto done;
     if ((st = sp_prompt_allocate(&p, tensor->shape[0], tensor->shape[1]))) goto done;
     p->method = method_of(a);
-    if ((st = read_weights(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
+    if ((st = read_method_parts(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
     *out = p;
     p = NULL;
 done:

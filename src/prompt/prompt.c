@@ -22,6 +22,7 @@ sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t 
     }
     p->num_virtual_tokens = num_virtual_tokens;
     p->width = width;
+    p->num_tasks = 1;
     p->weights = p->rows;
     p->n_weights = num_virtual_tokens * width;
     *out = p;
@@ -62,6 +63,9 @@ void sp_prompt_free(sp_prompt *prompt)
     free(prompt->rows);
     free(prompt->shapes);
     sp_network_free(prompt->network);
+    sp_cpt_free(prompt->cpt);
+    free(prompt->start);
+    free(prompt->targets);
     free(prompt->init_text);
     free(prompt->base_model);
     free(prompt);
@@ -154,7 +158,23 @@ sp_status sp_prompt_update(sp_prompt *prompt)
 
 size_t sp_prompt_n_row_values(const sp_prompt *prompt)
 {
-    return prompt->num_virtual_tokens * prompt->width;
+    return prompt->num_tasks * prompt->num_virtual_tokens * prompt->width;
+}
+
+const float *sp_prompt_task_rows(const sp_prompt *prompt, size_t task_id)
+{
+    return prompt->rows + task_id * prompt->num_virtual_tokens * prompt->width;
+}
+
+size_t sp_prompt_task_in_use(const sp_prompt *prompt)
+{
+    return prompt->task_id;
+}
+
+const sp_prompt_target *sp_prompt_targets(size_t *n, const sp_prompt *prompt)
+{
+    *n = prompt->n_targets;
+    return prompt->targets;
 }
 
 size_t sp_prompt_n_shapes(const sp_prompt *prompt)
@@ -203,13 +223,30 @@ size_t sp_prompt_width(const sp_prompt *prompt)
 {
     return prompt->width;
 }
+size_t sp_prompt_num_tasks(const sp_prompt *prompt)
+{
+    return prompt->num_tasks;
+}
+
+sp_status sp_prompt_use_task(sp_prompt *prompt, size_t task_id)
+{
+    if (task_id >= prompt->num_tasks)
+        return sp_fail(SP_ERR_ARGUMENT, "task %zu of a prompt that has %zu; they are numbered from 0", task_id, prompt->num_tasks);
+    prompt->task_id = task_id;
+    return SP_OK;
+}
+
+static float *rows_in_use(sp_prompt *prompt)
+{
+    return prompt->rows + prompt->task_id * prompt->num_virtual_tokens * prompt->width;
+}
 float *sp_prompt_embeddings(sp_prompt *prompt)
 {
-    return sp_prompt_is_given(prompt) ? NULL : prompt->rows;
+    return sp_prompt_is_given(prompt) ? NULL : rows_in_use(prompt);
 }
 float *sp_prompt_keys_values(sp_prompt *prompt)
 {
-    return sp_prompt_is_given(prompt) ? prompt->rows : NULL;
+    return sp_prompt_is_given(prompt) ? rows_in_use(prompt) : NULL;
 }
 float *sp_prompt_weights(sp_prompt *prompt)
 {

@@ -14,10 +14,27 @@ typedef struct sp_weight_shape {
 size_t sp_prompt_n_shapes(const sp_prompt *prompt); /* at least 1 */
 sp_weight_shape sp_prompt_shape(const sp_prompt *prompt, size_t index);
 
-size_t sp_prompt_n_row_values(const sp_prompt *prompt); /* num_virtual_tokens * width */
+size_t sp_prompt_n_row_values(const sp_prompt *prompt); /* num_tasks * num_virtual_tokens * width */
+
+enum { SP_MAX_TASKS = 1024, SP_MAX_RANKS = 1024 };
+
+/* Rows of one task; its prompt, embeddings or keys and values. task_id < num_tasks. */
+const float *sp_prompt_task_rows(const sp_prompt *prompt, size_t task_id);
+size_t sp_prompt_task_in_use(const sp_prompt *prompt);
+
+/* A token inside the prompt that the loss wants predicted, once for each example. */
+typedef struct sp_prompt_target {
+    size_t row; /* the prompt's row that predicts it */
+    int32_t token;
+    float weight; /* beside 1 of a token of an example's answer */
+} sp_prompt_target;
+
+/* (n) ascending by row, the prompt's. NULL: this method's loss is of answers alone, and a mean of means; else a mean over tokens.
+ */
+const sp_prompt_target *sp_prompt_targets(size_t *n, const sp_prompt *prompt);
 
 /* gradient (n_weights) written: dloss/dweights, zero where they are frozen.
- *   d_rows (num_virtual_tokens, width) dloss/drows, of the rows as sp_prompt_update left them */
+ *   d_rows (num_tasks, num_virtual_tokens, width) dloss/drows, of the rows as sp_prompt_update left them */
 sp_status sp_prompt_backward(float *gradient, const sp_prompt *prompt, const float *d_rows);
 
 /* Is there a network between weights and rows? Its hidden size, where the options leave it to PEFT's default, is the model's. */

@@ -1,6 +1,6 @@
-/* save.c: a soft prompt as a PEFT adapter directory of type PROMPT_TUNING, PREFIX_TUNING, CARTRIDGE or P_TUNING.
+/* save.c: a soft prompt as a PEFT adapter directory of its method's type.
  *
- *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, width) f32
+ *   adapter_model.safetensors   prompt_embeddings (num_virtual_tokens, width) f32, and the factors of several tasks
  *   softprompt.json             ours: {"format_version", "library_version", "method", "task", "fingerprint"}
  *   adapter_config.json         the fields that PEFT_VERSION writes, in its order
  *
@@ -24,6 +24,8 @@ const char *const sp_peft_types[SP_N_METHODS] = {
     [SP_METHOD_PREFIX] = "PREFIX_TUNING",
     [SP_METHOD_CARTRIDGE] = "CARTRIDGE",
     [SP_METHOD_PTUNING] = "P_TUNING",
+    [SP_METHOD_MULTITASK] = "MULTITASK_PROMPT_TUNING",
+    [SP_METHOD_CPT] = "CPT",
 };
 
 const char *const sp_encoder_type_names[2] = {[SP_ENCODER_MLP] = "MLP", [SP_ENCODER_LSTM] = "LSTM"};
@@ -41,6 +43,16 @@ static json_t *text_or_null(const char *text)
 static json_t *size_or_null(size_t n)
 {
     return n ? json_integer((json_int_t)n) : json_null();
+}
+
+/* Both are used up. NULL: no memory, or one of them was NULL. */
+static json_t *join_objects(json_t *object, json_t *more)
+{
+    const bool ok = object && more && json_object_update(object, more) == 0;
+    json_decref(more);
+    if (ok) return object;
+    json_decref(object);
+    return NULL;
 }
 
 /* PEFT refuses a TEXT configuration without a tokenizer's name, which it uses for a new prompt only. */
@@ -102,6 +114,26 @@ static json_t *build_ptuning_config(const sp_prompt *p)
                      PEFT_VERSION, "revision", "task_type", "CAUSAL_LM", "token_dim", (json_int_t)p->width);
 }
 
+/* A source is not told of: PEFT would look for its file whenever the adapter is loaded. */
+static json_t *build_multitask_config(const sp_prompt *p)
+{
+    json_t *config = build_prompt_config(p), *own;
+    own = json_pack("{s:I, s:I, s:n, s:i}", "num_ranks", (json_int_t)p->num_ranks, "num_tasks", (json_int_t)p->num_tasks,
+                    "prompt_tuning_init_state_dict_path", "prompt_tuning_init_task", 0);
+    return join_objects(config, own);
+}
+
+static json_t *build_cpt_config(const sp_prompt *p)
+{
+    json_t *config = json_pack("{s:n, s:o, s:b, s:n, s:o, s:o, s:i, s:I, s:s, s:s, s:n, s:s, s:I, s:n}", "auto_mapping",
+                               "base_model_name_or_path", text_or_null(p->base_model), "inference_mode", 1, "modules_to_save",
+                               "num_attention_heads", size_or_null(p->n_head), "num_layers", size_or_null(p->n_layer),
+                               "num_transformer_submodules", 1, "num_virtual_tokens", (json_int_t)p->num_virtual_tokens,
+                               "peft_type", sp_peft_types[p->method], "peft_version", PEFT_VERSION, "revision", "task_type",
+                               "CAUSAL_LM", "token_dim", (json_int_t)p->width, "tokenizer_name_or_path");
+    return join_objects(config, sp_cpt_build_config(p->cpt));
+}
+
 static json_t *build_config(const sp_prompt *p)
 {
     switch (p->method) {
@@ -111,6 +143,10 @@ static json_t *build_config(const sp_prompt *p)
         return build_cartridge_config(p);
     case SP_METHOD_PTUNING:
         return build_ptuning_config(p);
+    case SP_METHOD_MULTITASK:
+        return build_multitask_config(p);
+    case SP_METHOD_CPT:
+        return build_cpt_config(p);
     case SP_METHOD_PROMPT:
         break;
     }
@@ -168,20 +204,38 @@ static sp_status write_json(json_t *object, const char *dir, const char *name)
     return st;
 }
 
+static sp_st_tensor tensor_of(const char *name, const float *data, size_t n_dims, uint64_t a, uint64_t b, uint64_t c)
+{
+    return (sp_st_tensor){.name = name,
+                          .type = SP_F32,
+                          .n_dims = n_dims,
+                          .shape = {a, b, c},
+                          .data = data,
+                          .n_bytes = (size_t)(a * b * (n_dims > 2 ? c : 1)) * sizeof *data};
+}
+
+/* What PEFT saves of this method, by name; returns how many. */
+static size_t list_tensors(sp_st_tensor out[3], const sp_prompt *p)
+{
+    if (p->method != SP_METHOD_MULTITASK) {
+        out[0] = tensor_of(SP_PROMPT_TENSOR, p->rows, 2, p->num_virtual_tokens, p->width, 0);
+        return 1;
+    }
+    const sp_multitask_parts parts = sp_prompt_multitask_parts(p, p->weights);
+    out[0] = tensor_of(SP_COLS_TENSOR, parts.cols, 3, p->num_tasks, p->num_virtual_tokens, p->num_ranks);
+    out[1] = tensor_of(SP_ROWS_TENSOR, parts.rows, 3, p->num_tasks, p->num_ranks, p->width);
+    out[2] = tensor_of(SP_PROMPT_TENSOR, parts.shared, 2, p->num_virtual_tokens, p->width, 0);
+    return 3;
+}
+
 static sp_status write_tensors(const sp_prompt *p, const char *dir)
 {
     static const sp_metadata_item made_for = {"format", "pt"}; /* what PEFT writes, and transformers looks for */
-    const sp_st_tensor tensor = {
-        .name = SP_PROMPT_TENSOR,
-        .type = SP_F32,
-        .n_dims = 2,
-        .shape = {p->num_virtual_tokens, p->width},
-        .data = p->rows,
-        .n_bytes = p->num_virtual_tokens * p->width * sizeof(float),
-    };
+    sp_st_tensor tensors[3];
+    size_t n = list_tensors(tensors, p);
     char *path = sp_path_join(dir, SP_ADAPTER_TENSORS);
     if (!path) return SP_ERR_MEMORY;
-    sp_status st = sp_safetensors_write(path, &tensor, 1, &made_for, 1);
+    sp_status st = sp_safetensors_write(path, tensors, n, &made_for, 1);
     free(path);
     return st;
 }
@@ -189,10 +243,14 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
 /* A prompt that would not load again is not written over one that does. */
 static sp_status check_finite(const sp_prompt *p, const char *dir)
 {
-    for (size_t i = 0; i < p->num_virtual_tokens * p->width; i++)
+    for (size_t i = 0; i < sp_prompt_n_row_values(p); i++)
         if (!isfinite(p->rows[i]))
             return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: virtual token %zu holds %f; train with a lower learning rate", dir,
-                           i / p->width, (double)p->rows[i]);
+                           i / p->width % p->num_virtual_tokens, (double)p->rows[i]);
+    for (size_t i = 0; i < p->n_weights; i++)
+        if (!isfinite(p->weights[i]))
+            return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: weight %zu is %f; train with a lower learning rate", dir, i,
+                           (double)p->weights[i]);
     return SP_OK;
 }
 

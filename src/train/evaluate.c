@@ -112,6 +112,18 @@ static sp_status write_predictions(const tally *t)
 
 /* ---- counting ---- */
 
+/* Sums for now; summarise_tasks makes means of them. */
+static void count_task(const tally *t, const outcome *o, bool is_labelled, double loss)
+{
+    const size_t *tasks = t->inputs->data->tasks, task_id = tasks ? tasks[o->index] : 0;
+    if (task_id >= t->inputs->n_tasks) return;
+    sp_task_evaluation *task = &t->inputs->tasks[task_id];
+    task->n++;
+    task->accuracy += is_labelled && o->prediction == o->row->right;
+    task->exact_match += o->is_exact;
+    task->loss += loss;
+}
+
 /* nll: of the row's candidates, token by token; first_item: where they stand in the last pass. */
 static sp_status count_row(tally *t, size_t index, const double *nll, size_t first_item)
 {
@@ -141,6 +153,7 @@ static sp_status count_row(tally *t, size_t index, const double *nll, size_t fir
         t->n_completions++;
         t->n_exact += o.is_exact;
     }
+    count_task(t, &o, is_labelled, o.nll / (double)n_answer);
     return st ? st : add_prediction(t, &o);
 }
 
@@ -163,7 +176,7 @@ static sp_status score_batch(size_t *n_rows, tally *t, size_t first)
         const sp_encoded_row *row = &data->rows[first + n];
         sp_status st = reserve_items(t, n_items + row->n_candidates);
         if (st) return st;
-        for (size_t c = 0; c < row->n_candidates; c++) t->items[n_items + c] = sp_item_of(row, c);
+        for (size_t c = 0; c < row->n_candidates; c++) t->items[n_items + c] = sp_encoded_item(data, first + n, c);
         if (n > 0 && sp_scorer_fit(t->items, n_items + row->n_candidates) < n_items + row->n_candidates) break;
         n_items += row->n_candidates;
     }
@@ -193,6 +206,17 @@ static void summarise(sp_evaluation *out, const tally *t)
     if (out->has_exact_match) {
         out->exact_match = (double)t->n_exact / (double)t->n_completions;
         sp_wilson_interval(out->exact_match_ci95, t->n_exact, t->n_completions);
+    }
+}
+
+static void summarise_tasks(const tally *t)
+{
+    for (size_t k = 0; k < t->inputs->n_tasks; k++) {
+        sp_task_evaluation *task = &t->inputs->tasks[k];
+        const double n = task->n ? (double)task->n : 1;
+        task->accuracy /= n;
+        task->exact_match /= n;
+        task->loss /= n;
     }
 }
 
@@ -226,6 +250,7 @@ sp_status sp_evaluate_encoded(sp_evaluation *out, sp_scorer *scorer, const sp_ev
     size_t n_labels = inputs->task->n_verbalizers;
     tally t = {.inputs = inputs, .scorer = scorer, .n_labels = n_labels};
     *out = (sp_evaluation){0};
+    for (size_t k = 0; k < inputs->n_tasks; k++) inputs->tasks[k] = (sp_task_evaluation){0};
     t.hits = calloc(3 * n_labels + 1, sizeof *t.hits);
     t.logprobs = calloc(n_labels + 1, sizeof *t.logprobs);
     sp_status st = t.hits && t.logprobs ? SP_OK : sp_fail_no_memory((n_labels + 1) * 4 * sizeof *t.hits);
@@ -235,6 +260,7 @@ sp_status sp_evaluate_encoded(sp_evaluation *out, sp_scorer *scorer, const sp_ev
         st = score_all(&t, hooks, begin);
     }
     if (!st) summarise(out, &t);
+    if (!st) summarise_tasks(&t);
     out->seconds = sp_seconds() - begin;
     sp_buffer_free(&t.predictions);
     free(t.items);
@@ -254,25 +280,40 @@ sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prom
                       const sp_eval_options *options, const sp_hooks *hooks)
 {
     static const sp_task no_task;
+    static const sp_eval_options defaults;
     const sp_task *given = task ? task : prompt && sp_prompt_task(prompt) ? sp_prompt_task(prompt) : &no_task;
     sp_task *resolved = NULL;
     sp_scorer *scorer = NULL;
     sp_encoded_data encoded = {0};
+    sp_root *roots = NULL;
+    size_t n_roots;
+    if (!options) options = &defaults;
     const sp_logger *logger = hooks ? hooks->logger : NULL;
     *out = (sp_evaluation){0};
     sp_status st = prompt ? sp_prompt_check(prompt, model, logger) : SP_OK;
-    if (!st && options && options->predictions_path) st = sp_check_writable(options->predictions_path);
+    if (!st && options->predictions_path) st = sp_check_writable(options->predictions_path);
     if (!st) st = sp_task_resolve(&resolved, given, data);
-    if (!st)
-        st = sp_encoded_data_create(&encoded, resolved, model, data, prompt ? sp_prompt_num_virtual_tokens(prompt) : 0, logger);
+    if (!st) st = sp_roots_of_prompt(&roots, &n_roots, prompt);
+    if (!st) {
+        const bool tasks_matter = prompt && !options->one_task && sp_prompt_method(prompt) == SP_METHOD_MULTITASK;
+        const size_t n_front = prompt ? sp_prompt_num_virtual_tokens(prompt) : 0;
+        st = sp_encoded_data_create(&encoded, resolved, model, data, n_front, tasks_matter ? n_roots : 0, logger);
+    }
     if (!st) st = sp_scorer_create(&scorer, model);
     if (!st) {
-        const sp_evaluation_inputs inputs = {resolved, &encoded,
-                                             options && options->batch_size ? options->batch_size : DEFAULT_BATCH_SIZE,
-                                             options ? options->predictions_path : NULL};
-        sp_scorer_set_prompt(scorer, prompt);
+        const sp_evaluation_inputs inputs = {resolved,
+                                             &encoded,
+                                             options->batch_size ? options->batch_size : DEFAULT_BATCH_SIZE,
+                                             options->predictions_path,
+                                             options->tasks,
+                                             options->tasks ? options->n_tasks : 0};
+        if (options->one_task)
+            sp_scorer_set_prompt(scorer, prompt);
+        else
+            sp_scorer_set_roots(scorer, roots, n_roots);
         st = sp_evaluate_encoded(out, scorer, &inputs, hooks);
     }
+    free(roots);
     sp_scorer_free(scorer);
     sp_encoded_data_clear(&encoded);
     sp_task_free(resolved);

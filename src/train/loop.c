@@ -38,8 +38,8 @@ static uint64_t gather_items(sp_trainer *t, size_t n_examples)
 {
     uint64_t n_tokens = 0;
     for (size_t i = 0; i < n_examples; i++) {
-        const sp_encoded_row *row = &t->train.rows[row_at(t, t->state.step * n_examples + i)];
-        t->items[i] = sp_item_of(row, row->right);
+        const size_t index = row_at(t, t->state.step * n_examples + i);
+        t->items[i] = sp_encoded_item(&t->train, index, t->train.rows[index].right);
         n_tokens += t->items[i].n_context + t->items[i].n_answer;
     }
     return n_tokens;
@@ -74,7 +74,7 @@ static sp_status compute_loss(double *loss, sp_trainer *t, size_t n_examples)
         sp_distiller_set_prompt(t->distiller, t->prompt);
         return sp_distiller_loss(loss, t->d_rows, t->distiller, t->items, n_examples, t->options.batch_size);
     }
-    sp_scorer_set_prompt(t->scorer, t->prompt);
+    sp_scorer_set_roots(t->scorer, t->roots, t->n_roots);
     return sp_mean_loss(loss, t->d_rows, t->scorer, t->items, n_examples, t->options.batch_size);
 }
 
@@ -123,12 +123,12 @@ static sp_status log_evaluation(sp_trainer *t, const sp_evaluation *evaluation)
 
 static sp_status judge(sp_evaluation *evaluation, sp_trainer *t)
 {
-    const sp_evaluation_inputs inputs = {t->task, t->judged, EVAL_BATCH_SIZE, NULL};
+    const sp_evaluation_inputs inputs = {.task = t->task, .data = t->judged, .batch_size = EVAL_BATCH_SIZE};
     if (t->distiller) {
         sp_distiller_set_prompt(t->distiller, t->prompt);
         return sp_distiller_evaluate(evaluation, t->distiller, t->judged, EVAL_BATCH_SIZE, t->hooks);
     }
-    sp_scorer_set_prompt(t->scorer, t->prompt);
+    sp_scorer_set_roots(t->scorer, t->roots, t->n_roots);
     return sp_evaluate_encoded(evaluation, t->scorer, &inputs, t->hooks);
 }
 

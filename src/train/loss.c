@@ -1,5 +1,5 @@
 /* loss.c: the mean of means. Each item's tokens are weighted 1 / (items * its tokens), so that one packed pass, several of
- * them, and the mean of passes over single items are the same sum. */
+ * them, and the mean of passes over single items are the same sum. A prompt with targets of its own has the mean over tokens. */
 #include "train/loss.h"
 
 #include <stdlib.h>
@@ -19,16 +19,35 @@ static double sum_of_means(const double *nll, const sp_item *items, size_t n_ite
     return sum;
 }
 
+/* Of items behind one root with targets; n_items times the targets' part, which stands behind the items'. */
+static double sum_of_tokens(const double *nll, const sp_root *root, const sp_item *items, size_t n_items)
+{
+    double sum = 0, own = 0;
+    for (size_t i = 0; i < n_items; i++)
+        for (size_t k = 0; k < items[i].n_answer; k++) sum += *nll++;
+    for (size_t t = 0; t < root->n_targets; t++) own += (double)root->targets[t].weight * *nll++;
+    return sum + own * (double)n_items;
+}
+
+static size_t count_tokens(const sp_root *root, const sp_item *items, size_t n_items)
+{
+    size_t n = n_items * root->n_targets;
+    for (size_t i = 0; i < n_items; i++) n += items[i].n_answer;
+    return n;
+}
+
 sp_status sp_mean_loss(double *loss, float *d_rows, sp_scorer *scorer, const sp_item *items, size_t n_items, size_t pass_items)
 {
-    double sum = 0, scale = 1 / (double)n_items;
+    const sp_root *roots = sp_scorer_roots(scorer);
+    const bool by_token = roots->targets != NULL; /* a prompt that has targets has one task */
+    double sum = 0, scale = 1 / (double)(by_token ? count_tokens(roots, items, n_items) : n_items);
     for (size_t i = 0, n; i < n_items; i += n) {
         const double *nll;
         n = sp_scorer_fit(items + i, n_items - i < pass_items ? n_items - i : pass_items);
         sp_status st =
             d_rows ? sp_scorer_gradient(&nll, d_rows, scorer, items + i, n, scale) : sp_scorer_score(&nll, scorer, items + i, n);
         if (st) return st;
-        sum += sum_of_means(nll, items + i, n);
+        sum += by_token ? sum_of_tokens(nll, roots, items + i, n) : sum_of_means(nll, items + i, n);
     }
     *loss = sum * scale;
     return SP_OK;
@@ -47,7 +66,7 @@ static sp_status items_of_examples(sp_item **out, const sp_example *examples, si
                            i + 1, e->n_answer, e->n_tokens);
         }
         size_t n_context = e->n_tokens - e->n_answer;
-        items[i] = (sp_item){e->tokens, e->tokens + n_context, n_context, e->n_answer, 0};
+        items[i] = (sp_item){e->tokens, e->tokens + n_context, n_context, e->n_answer, e->task_id};
     }
     return SP_OK;
 }
@@ -58,16 +77,21 @@ static sp_status mean_loss(double *loss, float *d_rows, sp_model *model, const s
 {
     sp_scorer *scorer = NULL;
     sp_distiller *distiller = NULL;
+    sp_root *roots = NULL;
+    size_t n_roots;
     sp_status st = context ? sp_distiller_create(&distiller, model, context, n_context) : sp_scorer_create(&scorer, model);
     if (!st && context) {
         sp_distiller_set_prompt(distiller, prompt);
+        if (d_rows) d_rows += sp_prompt_task_rows(prompt, sp_prompt_task_in_use(prompt)) - sp_prompt_task_rows(prompt, 0);
         st = sp_distiller_loss(loss, d_rows, distiller, items, n_items, n_items);
     } else if (!st) {
-        sp_scorer_set_prompt(scorer, prompt);
-        st = sp_mean_loss(loss, d_rows, scorer, items, n_items, n_items);
+        st = sp_roots_of_prompt(&roots, &n_roots, prompt);
+        if (!st) sp_scorer_set_roots(scorer, roots, n_roots);
+        if (!st) st = sp_mean_loss(loss, d_rows, scorer, items, n_items, n_items);
     }
     sp_distiller_free(distiller);
     sp_scorer_free(scorer);
+    free(roots);
     return st;
 }
 

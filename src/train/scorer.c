@@ -83,8 +83,25 @@ sp_root sp_root_of_prompt(const sp_prompt *prompt)
 {
     /* The accessors give rows that may be written and so take no const; here they are only read. */
     sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
-    if (!prompt) return (sp_root){NULL, NULL, 0};
-    return (sp_root){sp_prompt_embeddings(rows), sp_prompt_keys_values(rows), sp_prompt_num_virtual_tokens(prompt)};
+    if (!prompt) return (sp_root){0};
+    return (sp_root){.embeddings = sp_prompt_embeddings(rows),
+                     .keys_values = sp_prompt_keys_values(rows),
+                     .n = sp_prompt_num_virtual_tokens(prompt)};
+}
+
+sp_status sp_roots_of_prompt(sp_root **out, size_t *n, const sp_prompt *prompt)
+{
+    const sp_root in_use = sp_root_of_prompt(prompt);
+    *n = prompt ? sp_prompt_num_tasks(prompt) : 1;
+    sp_root *roots = *out = calloc(*n, sizeof *roots);
+    if (!roots) return sp_fail_no_memory(*n * sizeof *roots);
+    for (size_t k = 0; k < *n; k++) {
+        roots[k] = in_use;
+        if (!prompt) continue;
+        roots[k].targets = sp_prompt_targets(&roots[k].n_targets, prompt);
+        *(in_use.keys_values ? &roots[k].keys_values : &roots[k].embeddings) = sp_prompt_task_rows(prompt, k);
+    }
+    return SP_OK;
 }
 
 void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots)
@@ -92,6 +109,11 @@ void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots
     scorer->roots = roots;
     scorer->n_roots = n_roots;
     scorer->roots_done = false;
+}
+
+const sp_root *sp_scorer_roots(const sp_scorer *scorer)
+{
+    return scorer->roots;
 }
 
 void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt)
@@ -225,16 +247,29 @@ static size_t last_row_of_root(const sp_scorer *s, size_t root)
     return s->placed[root].first_row + s->roots[root].n - 1;
 }
 
+static size_t count_root_targets(const sp_scorer *s, size_t root)
+{
+    return s->placed[root].n_items ? s->roots[root].n_targets : 0;
+}
+
 static void list_predictions(sp_scorer *s, size_t *const *rows, double scale)
 {
     prediction *next = s->predictions;
     for (size_t i = 0; i < s->n_items; i++) {
         const sp_item *item = &s->items[i];
+        const double weight = s->roots[item->root].targets ? scale : scale / (double)item->n_answer;
         for (size_t k = 0; k < item->n_answer; k++, next++) {
             size_t position = item->n_context + k; /* in the sequence; the row before predicts it */
             size_t row = position ? rows[i][position - 1] : last_row_of_root(s, item->root);
-            *next = (prediction){row, (size_t)(next - s->predictions), item->answer[k], (float)(scale / (double)item->n_answer)};
+            *next = (prediction){row, (size_t)(next - s->predictions), item->answer[k], (float)weight};
         }
+    }
+    for (size_t r = 0; r < s->n_roots; r++) {
+        const sp_prompt_target *targets = s->roots[r].targets;
+        const double weight = scale * (double)s->placed[r].n_items; /* each item would have them, if it had a prompt of its own */
+        for (size_t t = 0; t < count_root_targets(s, r); t++, next++)
+            *next = (prediction){s->placed[r].first_row + targets[t].row, (size_t)(next - s->predictions), targets[t].token,
+                                 (float)(weight * targets[t].weight)};
     }
     qsort(s->predictions, s->n_targets, sizeof *s->predictions, by_row);
 }
@@ -243,6 +278,7 @@ static sp_status build_targets(sp_scorer *s, size_t *const *rows, double scale)
 {
     s->n_targets = s->n_read = 0;
     for (size_t i = 0; i < s->n_items; i++) s->n_targets += s->items[i].n_answer;
+    for (size_t r = 0; r < s->n_roots; r++) s->n_targets += count_root_targets(s, r);
     s->predictions = sp_arena_alloc(s->arena, s->n_targets, sizeof *s->predictions);
     s->read_rows = sp_arena_alloc(s->arena, s->n_targets, sizeof *s->read_rows);
     s->reads = sp_arena_alloc(s->arena, s->n_targets, sizeof *s->reads);

@@ -11,14 +11,14 @@
 #ifndef SP_TRAIN_SCORER_H
 #define SP_TRAIN_SCORER_H
 
-#include "softprompt.h"
+#include "prompt/prompt.h"
 
 typedef struct sp_scorer sp_scorer;
 
 typedef struct sp_item {
     const int32_t *context, *answer; /* borrowed for the call */
     size_t n_context, n_answer;      /* n_answer >= 1; n_context 0 only behind a prompt of embeddings */
-    size_t root;                     /* which of the roots it stands behind */
+    size_t root;                     /* which of the roots it stands behind: its task */
 } sp_item;
 
 /* What items stand behind: the rows of a prompt, one way or the other, or (neither, n 0) nothing. */
@@ -26,6 +26,8 @@ typedef struct sp_root {
     const float *embeddings;  /* (n, d_model) */
     const float *keys_values; /* (n, 2 * n_layer * n_head_kv * d_head), as sp_prompt_keys_values */
     size_t n;
+    const sp_prompt_target *targets; /* (n_targets) that a gradient counts once for each item behind the root; else NULL, 0 */
+    size_t n_targets;
 } sp_root;
 
 sp_status sp_scorer_create(sp_scorer **out, sp_model *model); /* the model must outlive it */
@@ -35,20 +37,27 @@ void sp_scorer_free(sp_scorer *scorer);
  * were changed. n_roots >= 1. */
 void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots);
 
+const sp_root *sp_scorer_roots(const sp_scorer *scorer); /* as they were set */
+
 /* One root: the prompt, or nothing where it is NULL. As of a new scorer, which has nothing in front. */
 void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt);
 
-sp_root sp_root_of_prompt(const sp_prompt *prompt); /* NULL: nothing */
+sp_root sp_root_of_prompt(const sp_prompt *prompt); /* of the task in use; without targets. NULL: nothing */
+
+/* A root for each task of the prompt, with what the loss wants predicted inside it; *out is freed with free. */
+sp_status sp_roots_of_prompt(sp_root **out, size_t *n, const sp_prompt *prompt);
 
 /* How many of the items one pass takes: as many as fit a bounded number of rows of text, at least one of n_items >= 1. */
 size_t sp_scorer_fit(const sp_item *items, size_t n_items);
 
-/* *nll: -ln p of every answer token, in nats, item after item; the scorer's, until its next call. All roots take part, whatever the
+/* *nll: -ln p of every answer token, in nats, item after item; then, root after root, of the targets of roots that items use. The
+ * scorer's, until its next call. All roots take part, whatever the
  * items use, so that passes that follow find their keys.
  * ARGUMENT: an item without context and prompt, a token outside the vocabulary, a text beyond the model's context. */
 sp_status sp_scorer_score(const double **nll, sp_scorer *scorer, const sp_item *items, size_t n_items);
 
 /* The same, and gradient += d/drows of  scale * sum over items of the mean of their nll. Only roots that the items use take part.
+ * Items behind a root with targets: the sum of their nll, and of each target's, weighted.
  *   gradient   (rows of all roots, width): root behind root, in the order in which they were set; rows of roots that no item uses
  *              are left alone
  * ARGUMENT: roots of embeddings among roots of keys and values, whose rows are not as wide. */

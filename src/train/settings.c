@@ -10,8 +10,9 @@
 #include <xxhash.h>
 
 #include "base/buffer.h"
+#include "base/file.h"
 #include "base/status.h"
-#include "format/json.h"
+#include "format/adapter.h"
 #include "model/model.h"
 #include "prompt/prompt.h"
 
@@ -20,23 +21,24 @@ static const char MACHINE[] = "machine";
 enum { N_DECIDING = sizeof DECIDING / sizeof *DECIDING, DEFAULT_STEPS = 300, DEFAULT_EPOCHS = 3, DEFAULT_WARMUP = 10 };
 
 static const char *const OPTIMIZERS[] = {[SP_ADAMW] = "adamw", [SP_ADAFACTOR] = "adafactor"};
-static const char *const METHODS[] = {[SP_METHOD_PROMPT] = "prompt",
-                                      [SP_METHOD_PREFIX] = "prefix",
-                                      [SP_METHOD_CARTRIDGE] = "cartridge",
-                                      [SP_METHOD_PTUNING] = "ptuning"};
+static const char *const METHODS[] = {
+    [SP_METHOD_PROMPT] = "prompt",   [SP_METHOD_PREFIX] = "prefix",       [SP_METHOD_CARTRIDGE] = "cartridge",
+    [SP_METHOD_PTUNING] = "ptuning", [SP_METHOD_MULTITASK] = "multitask", [SP_METHOD_CPT] = "cpt"};
 static const char *const ENCODERS[] = {[SP_ENCODER_MLP] = "mlp", [SP_ENCODER_LSTM] = "lstm"};
 static const char *const SCHEDULES[] = {[SP_COSINE] = "cosine", [SP_LINEAR] = "linear", [SP_CONSTANT] = "constant"};
 static const char *const INITS[] = {[SP_INIT_VOCAB] = "vocab", [SP_INIT_RANDOM] = "random", [SP_INIT_TEXT] = "text"};
+static const char *const SOURCE_INITS[] = {
+    [SP_SOURCE_AVERAGE] = "average", [SP_SOURCE_EXACT] = "exact", [SP_SOURCE_SHARED] = "shared"};
+static const char *const WEIGHTED_LOSSES[] = {[SP_WEIGHTED_LOSS_NONE] = "none", [SP_WEIGHTED_LOSS_DECAY] = "decay"};
 static const char *const SINKS[] = {[SP_SINK_NONE] = "none", [SP_SINK_BOS] = "bos"};
 
 /* What differs from method to method, measured in docs/methods.md; every other default is the same. */
 static const struct {
     double learning_rate;
 } DEFAULTS[] = {
-    [SP_METHOD_PROMPT] = {.learning_rate = 0.02},
-    [SP_METHOD_PREFIX] = {.learning_rate = 0.02},
-    [SP_METHOD_CARTRIDGE] = {.learning_rate = 0.02},
-    [SP_METHOD_PTUNING] = {.learning_rate = 0.0003},
+    [SP_METHOD_PROMPT] = {.learning_rate = 0.02},    [SP_METHOD_PREFIX] = {.learning_rate = 0.02},
+    [SP_METHOD_CARTRIDGE] = {.learning_rate = 0.02}, [SP_METHOD_PTUNING] = {.learning_rate = 0.0003},
+    [SP_METHOD_MULTITASK] = {.learning_rate = 0.02}, [SP_METHOD_CPT] = {.learning_rate = 0.01},
 };
 static const double NETWORK_LEARNING_RATE = 0.0003; /* of whatever method has one */
 
@@ -57,8 +59,14 @@ static sp_status check_options(const sp_train_options *o)
         return st;
     if ((unsigned)o->optimizer > SP_ADAFACTOR || (unsigned)o->schedule > SP_CONSTANT || (unsigned)o->prompt.init > SP_INIT_TEXT ||
         (unsigned)o->prompt.sink > SP_SINK_BOS || (unsigned)o->prompt.method >= sizeof METHODS / sizeof *METHODS ||
-        (unsigned)o->prompt.encoder_reparameterization_type > SP_ENCODER_LSTM)
-        return sp_fail(SP_ERR_ARGUMENT, "optimizer, schedule, method, init, sink or encoder is none of the values of softprompt.h");
+        (unsigned)o->prompt.encoder_reparameterization_type > SP_ENCODER_LSTM ||
+        (unsigned)o->prompt.source_init > SP_SOURCE_SHARED || (unsigned)o->prompt.opt_weighted_loss_type > SP_WEIGHTED_LOSS_DECAY)
+        return sp_fail(
+            SP_ERR_ARGUMENT,
+            "optimizer, schedule, method, init, sink, encoder, source_init or opt_weighted_loss_type is none of the values of "
+            "softprompt.h");
+    if (o->cpt_examples && (o->prompt.method != SP_METHOD_CPT || o->prompt.n_cpt_tokens || o->prompt.init_text))
+        return sp_fail(SP_ERR_ARGUMENT, "cpt_examples go with method cpt, and without another text to start from");
     if (o->steps && o->epochs > 0)
         return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
     if (o->resume && o->overwrite)
@@ -79,7 +87,8 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     if (st) return st;
     sp_train_options o = *options;
     size_t examples;
-    if (o.prompt.num_virtual_tokens == 0) o.prompt.num_virtual_tokens = 32;
+    const bool by_text = o.prompt.method == SP_METHOD_CPT || o.prompt.source_prompt; /* as many virtual tokens as these have */
+    if (o.prompt.num_virtual_tokens == 0 && !by_text) o.prompt.num_virtual_tokens = 32;
     if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0) o.prompt.num_frozen_tokens = 1;
     if (o.learning_rate == 0)
         o.learning_rate =
@@ -125,6 +134,7 @@ static void hash_row(XXH3_state_t *hash, const sp_row *row)
     hash_string(hash, row->label);
     hash_string(hash, row->prompt);
     hash_string(hash, row->completion);
+    if (row->task_id) XXH3_64bits_update(hash, &row->task_id, sizeof row->task_id);
     for (size_t i = 0; i < row->n_messages; i++) {
         hash_string(hash, row->messages[i].role);
         hash_string(hash, row->messages[i].content);
@@ -190,16 +200,52 @@ static bool describe_method(json_t *prompt, const sp_prompt_options *o, const sp
     return ok;
 }
 
-static json_t *describe_prompt(const sp_prompt_options *o, const sp_model *model)
+/* Adds the members of `more`, which it uses up; NULL: no memory, or one of them was NULL. */
+static json_t *with_members(json_t *object, json_t *more)
 {
+    const bool ok = object && more && json_object_update(object, more) == 0;
+    json_decref(more);
+    if (ok) return object;
+    json_decref(object);
+    return NULL;
+}
+
+static json_t *describe_source(const sp_prompt_options *o, const char *hash)
+{
+    if (!o->source_prompt) return json_object();
+    return json_pack("{s:s, s:s, s:I}", "source_hash", hash, "source_init", SOURCE_INITS[o->source_init], "source_task",
+                     (json_int_t)o->source_task);
+}
+
+static json_t *describe_cpt(const sp_train_options *options)
+{
+    const sp_prompt_options *o = &options->prompt;
+    return json_pack("{s:I, s:s, s:f, s:f, s:f}", "cpt_examples", (json_int_t)options->cpt_examples, "opt_weighted_loss_type",
+                     WEIGHTED_LOSSES[o->opt_weighted_loss_type], "opt_loss_decay_factor", o->opt_loss_decay_factor,
+                     "opt_projection_epsilon", o->opt_projection_epsilon, "opt_projection_format_epsilon",
+                     o->opt_projection_format_epsilon);
+}
+
+static json_t *describe_prompt(const sp_train_options *options, const char *source_hash, const sp_model *model)
+{
+    const sp_prompt_options *o = &options->prompt;
     char seed[24];
     snprintf(seed, sizeof seed, "%" PRIu64, o->seed);
-    json_t *prompt = json_pack("{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", METHODS[o->method], "num_virtual_tokens",
-                               (json_int_t)o->num_virtual_tokens, "init", INITS[o->init], "init_text",
-                               o->init == SP_INIT_TEXT ? o->init_text : NULL, "sink", SINKS[o->sink], "init_seed", seed);
-    if (!prompt || describe_method(prompt, o, model)) return prompt;
-    json_decref(prompt);
-    return NULL;
+    json_t *prompt = json_pack(
+        "{s:s, s:I, s:s, s:s?, s:s, s:s}", "method", METHODS[o->method], "num_virtual_tokens", (json_int_t)o->num_virtual_tokens,
+        "init", INITS[o->method == SP_METHOD_CPT ? SP_INIT_TEXT : o->init], "init_text",
+        o->init == SP_INIT_TEXT || o->method == SP_METHOD_CPT ? o->init_text : NULL, "sink", SINKS[o->sink], "init_seed", seed);
+    if (prompt && !describe_method(prompt, o, model)) {
+        json_decref(prompt);
+        return NULL;
+    }
+    if (o->method == SP_METHOD_CPT) return with_members(prompt, describe_cpt(options));
+    if (o->method == SP_METHOD_MULTITASK) {
+        prompt = with_members(
+            prompt, json_pack("{s:I, s:I}", "num_tasks", (json_int_t)o->num_tasks, "num_ranks", (json_int_t)o->num_ranks));
+        return with_members(prompt, describe_source(o, source_hash));
+    }
+    return prompt;
 }
 
 static json_t *describe_task(const sp_task *task)
@@ -236,15 +282,34 @@ static json_t *describe_machine(const sp_model *model)
                      "n_threads", sp_model_n_threads(model));
 }
 
+/* Of the tensors that a source has; "" without one. */
+static sp_status hash_source(char out[SP_SETTINGS_HASH_BYTES], const char *dir)
+{
+    char *path = NULL;
+    sp_mapped_file file;
+    *out = 0;
+    if (!dir) return SP_OK;
+    sp_status st = (path = sp_path_join(dir, SP_ADAPTER_TENSORS)) ? sp_map_file(&file, path) : SP_ERR_MEMORY;
+    free(path);
+    if (st) return st;
+    snprintf(out, SP_SETTINGS_HASH_BYTES, "%016" PRIx64, (uint64_t)XXH3_64bits(file.bytes, file.size));
+    sp_unmap_file(&file);
+    return SP_OK;
+}
+
 sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
 {
     sp_model_info info;
+    char source_hash[SP_SETTINGS_HASH_BYTES];
+    *out = NULL;
+    sp_status st = hash_source(source_hash, inputs->options->prompt.source_prompt);
+    if (st) return st;
     sp_model_get_info(&info, inputs->model);
     *out = json_pack("{s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options),
                      "distillation", describe_distillation(inputs->options), "prompt",
-                     describe_prompt(&inputs->options->prompt, inputs->model), "task", describe_task(inputs->task), "data", "train",
-                     describe_data(inputs->train), "eval", describe_data(inputs->eval), "model", describe_model(inputs->model),
-                     MACHINE, describe_machine(inputs->model), "files", "model", info.path);
+                     describe_prompt(inputs->options, source_hash, inputs->model), "task", describe_task(inputs->task), "data",
+                     "train", describe_data(inputs->train), "eval", describe_data(inputs->eval), "model",
+                     describe_model(inputs->model), MACHINE, describe_machine(inputs->model), "files", "model", info.path);
     return *out ? SP_OK : sp_fail_no_memory(1 << 12);
 }
 

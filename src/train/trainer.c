@@ -42,6 +42,40 @@ static sp_status resolve_task(sp_trainer *t, const sp_task *task)
     return st;
 }
 
+/* As many tasks as the rows name, where nobody said how many. */
+static sp_status count_tasks(size_t *num_tasks, const sp_dataset *rows)
+{
+    for (size_t i = 0; rows && i < sp_dataset_n_rows(rows); i++) {
+        const sp_row *row = sp_dataset_row(rows, i);
+        if (row->task_id == SIZE_MAX) continue; /* left out by name, later */
+        if (row->task_id >= SP_MAX_TASKS)
+            return sp_fail(SP_ERR_ARGUMENT, "line %zu: task %zu: a prompt has at most %d; is the column what you mean?", row->line,
+                           row->task_id, SP_MAX_TASKS);
+        if (row->task_id >= *num_tasks) *num_tasks = row->task_id + 1;
+    }
+    return SP_OK;
+}
+
+/* What of the prompt's options the data decide. */
+static sp_status complete_prompt_options(sp_trainer *t)
+{
+    sp_prompt_options *o = &t->options.prompt;
+    const bool one_task = o->source_prompt && o->source_init != SP_SOURCE_SHARED;
+    if (o->num_tasks > 1 && t->options.teacher_context)
+        return sp_fail(SP_ERR_ARGUMENT, "a prompt of %zu tasks, and one context to stand for; use num_tasks 1", o->num_tasks);
+    if (o->method == SP_METHOD_MULTITASK && o->num_tasks == 0) {
+        o->num_tasks = 1;
+        return one_task || t->options.teacher_context ? SP_OK : count_tasks(&o->num_tasks, t->train_rows);
+    }
+    if (t->options.cpt_examples == 0) return SP_OK;
+    if (!t->train_rows) return sp_fail(SP_ERR_ARGUMENT, "cpt_examples are rows of training data, and there are none; give a text");
+    sp_status st = sp_cpt_examples(&t->cpt_token_ids, &t->cpt_tokens_type_mask, &o->n_cpt_tokens, t->model, t->task, t->train_rows,
+                                   t->options.cpt_examples, o->seed);
+    o->cpt_token_ids = t->cpt_token_ids;
+    o->cpt_tokens_type_mask = t->cpt_tokens_type_mask;
+    return st;
+}
+
 static sp_status make_optimizer(sp_trainer *t)
 {
     sp_weight_shape shapes[MAX_SHAPES];
@@ -54,8 +88,10 @@ static sp_status make_optimizer(sp_trainer *t)
 
 static sp_status make_prompt(sp_trainer *t)
 {
-    sp_status st = sp_prompt_create(&t->prompt, t->model, &t->options.prompt);
+    sp_status st = complete_prompt_options(t);
+    if (!st) st = sp_prompt_create(&t->prompt, t->model, &t->options.prompt);
     if (!st) st = sp_prompt_set_task(t->prompt, t->task);
+    if (!st) st = sp_roots_of_prompt(&t->roots, &t->n_roots, t->prompt);
     if (st) return st;
     t->n_weights = sp_prompt_n_weights(t->prompt);
     t->weights = sp_prompt_weights(t->prompt);
@@ -83,7 +119,9 @@ static sp_status take_directory(bool *resumed, sp_trainer *t)
 
 static sp_status encode_rows(sp_encoded_data *out, const sp_trainer *t, const sp_dataset *rows, const char *what)
 {
-    sp_status st = sp_encoded_data_create(out, t->task, t->model, rows, t->n_front, sp_trainer_logger(t));
+    const bool tasks_matter = t->options.prompt.method == SP_METHOD_MULTITASK;
+    sp_status st =
+        sp_encoded_data_create(out, t->task, t->model, rows, t->n_front, tasks_matter ? t->n_roots : 0, sp_trainer_logger(t));
     if (!st && out->n_truncated)
         sp_log(sp_trainer_logger(t), SP_LOG_WARNING, "%zu of %zu %s rows were too long and lost their beginning", out->n_truncated,
                out->n, what);
@@ -212,6 +250,9 @@ void sp_trainer_clear(sp_trainer *t)
     free(t->best);
     free(t->gradient);
     free(t->d_rows);
+    free(t->roots);
+    sp_free(t->cpt_token_ids);
+    sp_free(t->cpt_tokens_type_mask);
     free(t->order);
     free(t->items);
     *t = (sp_trainer){0};

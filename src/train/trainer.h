@@ -22,10 +22,13 @@ typedef struct sp_trainer {
     const sp_encoded_data *judged; /* what evaluations are of; NULL: there are none */
     size_t n_front;                /* tokens in front of a row, for which the model's context must have room */
 
+    int32_t *cpt_token_ids, *cpt_tokens_type_mask; /* of examples, where the prompt starts from such; options has them */
     sp_prompt *prompt;
+    sp_root *roots; /* (n_roots) its tasks' prompts */
+    size_t n_roots;
     float *weights, *best, *gradient; /* (n_weights); weights are the prompt's own */
     size_t n_weights;
-    float *d_rows; /* (num_virtual_tokens, width) */
+    float *d_rows; /* (num_tasks, num_virtual_tokens, width) */
     sp_optimizer_state *optimizer;
     sp_scorer *scorer;
     sp_distiller *distiller; /* NULL: answers are learnt */

@@ -32,7 +32,12 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 class PromptOptions(c.Structure):
     _fields_ = [("method", c.c_int), ("num_virtual_tokens", c.c_size_t), ("num_frozen_tokens", c.c_size_t), ("init", c.c_int),
                 ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64), ("encoder_reparameterization_type", c.c_int),
-                ("encoder_hidden_size", c.c_size_t), ("encoder_num_layers", c.c_size_t), ("prefix_projection", c.c_bool)]
+                ("encoder_hidden_size", c.c_size_t), ("encoder_num_layers", c.c_size_t), ("prefix_projection", c.c_bool),
+                ("num_tasks", c.c_size_t),
+                ("num_ranks", c.c_size_t), ("source_prompt", c.c_char_p), ("source_init", c.c_int), ("source_task", c.c_size_t),
+                ("cpt_token_ids", c.POINTER(c.c_int32)), ("cpt_tokens_type_mask", c.POINTER(c.c_int32)),
+                ("n_cpt_tokens", c.c_size_t), ("opt_weighted_loss_type", c.c_int), ("opt_loss_decay_factor", c.c_double),
+                ("opt_projection_epsilon", c.c_double), ("opt_projection_format_epsilon", c.c_double)]
 
 
 def create(directory, model, **options):
@@ -157,8 +162,7 @@ def check_text_initialisation(directory, hf, model, tokenizer):
 def check_other_types(directory, hf):
     common = {"task_type": "CAUSAL_LM"}
     for method, config in {
-        "multitask": peft.MultitaskPromptTuningConfig(num_virtual_tokens=3, num_tasks=2, num_ranks=1, **common),
-        "cpt": peft.CPTConfig(cpt_token_ids=[1, 2], cpt_mask=[1, 1], cpt_tokens_type_mask=[1, 2], **common),
+        "ADAPTION_PROMPT": peft.AdaptionPromptConfig(adapter_len=2, adapter_layers=1, **common),
         "LORA": peft.LoraConfig(r=2, **common),
     }.items():
         there = os.path.join(directory, method)

@@ -20,9 +20,9 @@ lib = c.CDLL(LIBRARY, mode=os.RTLD_LAZY)
 lib.sp_message.restype = c.c_char_p
 lib.sp_model_n_vocab.restype = lib.sp_model_d_model.restype = lib.sp_session_n_tokens.restype = c.c_size_t
 lib.sp_prompt_weights.restype = c.c_void_p
-lib.sp_prompt_num_virtual_tokens.restype = lib.sp_prompt_width.restype = c.c_size_t
+lib.sp_prompt_num_virtual_tokens.restype = lib.sp_prompt_width.restype = lib.sp_prompt_n_weights.restype = c.c_size_t
 for name in ("sp_model_free", "sp_prompt_free", "sp_session_free", "sp_model_n_vocab", "sp_model_d_model", "sp_session_n_tokens",
-             "sp_prompt_weights", "sp_prompt_num_virtual_tokens", "sp_prompt_width"):
+             "sp_prompt_weights", "sp_prompt_num_virtual_tokens", "sp_prompt_width", "sp_prompt_n_weights"):
     getattr(lib, name).argtypes = [c.c_void_p]
 lib.sp_session_rewind.argtypes = [c.c_void_p, c.c_size_t]
 lib.sp_session_rewind.restype = None
@@ -46,7 +46,7 @@ class ModelOptions(c.Structure):
 
 
 class Example(c.Structure):
-    _fields_ = [("tokens", c.POINTER(c.c_int32)), ("n_tokens", c.c_size_t), ("n_answer", c.c_size_t)]
+    _fields_ = [("tokens", c.POINTER(c.c_int32)), ("n_tokens", c.c_size_t), ("n_answer", c.c_size_t), ("task_id", c.c_size_t)]
 
 
 class Sampling(c.Structure):
@@ -104,10 +104,10 @@ class Model:
         return self._loss(lib.sp_distillation_loss, prompt, (int32_array(context), c.c_size_t(len(context))), queries, gradient)
 
     def _loss(self, function, prompt, context, examples, gradient):
-        arrays = [int32_array(tokens) for tokens, _ in examples]
-        packed = (Example * len(examples))(*[Example(a, len(a), n) for a, (_, n) in zip(arrays, examples)])
+        arrays = [int32_array(example[0]) for example in examples]
+        packed = (Example * len(examples))(*[Example(a, len(a), *example[1:]) for a, example in zip(arrays, examples)])
         loss = c.c_double()
-        grad = np.zeros((prompt.num_virtual_tokens, prompt.width), np.float32) if prompt and gradient else None
+        grad = np.zeros(prompt.weights_shape, np.float32) if prompt and gradient else None
         check(function(c.byref(loss), None if grad is None else float_pointer(grad), self.handle, prompt and prompt.handle, *context,
                        packed, c.c_size_t(len(examples))))
         return loss.value, grad
@@ -126,14 +126,21 @@ class Prompt:
                 check(lib.sp_prompt_load(c.byref(self.handle), os.fsencode(directory)))
         self.num_virtual_tokens = lib.sp_prompt_num_virtual_tokens(self.handle)
         self.width = lib.sp_prompt_width(self.handle)
+        n_weights = lib.sp_prompt_n_weights(self.handle)
+        is_matrix = n_weights == self.num_virtual_tokens * self.width
+        self.weights_shape = (self.num_virtual_tokens, self.width) if is_matrix else (n_weights,)
 
     def __del__(self):
         lib.sp_prompt_free(self.handle)
 
     def values(self):
         """A view of the prompt's own memory: writing to it changes the prompt."""
-        memory = (c.c_float * (self.num_virtual_tokens * self.width)).from_address(lib.sp_prompt_weights(self.handle))
-        return np.frombuffer(memory, np.float32).reshape(self.num_virtual_tokens, self.width)
+        memory = (c.c_float * int(np.prod(self.weights_shape))).from_address(lib.sp_prompt_weights(self.handle))
+        return np.frombuffer(memory, np.float32).reshape(self.weights_shape)
+
+    def use_task(self, task_id):
+        check(lib.sp_prompt_use_task(self.handle, c.c_size_t(task_id)))
+        return self
 
 
 def write_adapter(directory, matrix):
