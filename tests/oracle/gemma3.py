@@ -1,7 +1,7 @@
 """gemma3.py: Gemma-3-270M, Q4_K_M, the real weights: tokens, logits, gradients, keys and values, adapters, greedy continuations.
 
     gemma3.py tokenizer TOKENIZE_LINES     (the program of tests/tokenize_lines.c)
-    gemma3.py model [CHECK...]             logits and gradients, or by name: generation, keys_values, adapters
+    gemma3.py model [CHECK...]             logits, gradients, generation, keys_values, adapters
 
 The file comes under the Gemma terms, so it is fetched only when asked for: scripts/fetch-model --gemma. Without it the exit status is
 77, which CTest counts as skipped.
@@ -27,6 +27,7 @@ from engine import report
 
 GEMMA = os.path.join(hf_model.CACHE, "models", "gemma-3-270m.Q4_K_M.gguf")
 LOGITS_TOLERANCE, GRADIENT_TOLERANCE = 2e-3, 1e-4
+PACKING_LIMIT = 3e-5  # the same sums in two orders; torch's f32 is up to 1.7e-4 from its f64 here
 N_POSITIONS, N_NEW = 700, 48  # longer than the window of 512
 
 
@@ -179,7 +180,7 @@ def check_keys_values(reference, model, tokens):
     ids = text_ids(keys_values.TEXT_TO_START_FROM)
     with tempfile.TemporaryDirectory() as directory:
         for name in ("PREFIX_TUNING", "CARTRIDGE"):
-            good &= keys_values.check_pefts(name, 8, reference, model, tokens[:560], examples, directory, start)
+            good &= keys_values.check_pefts(name, 8, reference, model, tokens[:560], examples, directory, start, PACKING_LIMIT)
         for name in keys_values.METHODS:
             good &= keys_values.check_ours(name, reference, model, tokens[:100], keys_values.TEXT_TO_START_FROM, ids, directory)
     return good
@@ -238,7 +239,7 @@ CHECKS = {"logits": check_logits, "gradients": check_gradients, "generation": ch
 def model():
     torch.manual_seed(0)
     reference, ours, tokens, good = hf_model.load(GEMMA), softprompt.Model(GEMMA), text_tokens(N_POSITIONS), True
-    for name in sys.argv[2:] or ("logits", "gradients"):
+    for name in sys.argv[2:] or CHECKS:
         good &= CHECKS[name](reference, ours, tokens)
     return good
 

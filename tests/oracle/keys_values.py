@@ -91,7 +91,7 @@ def tokens_keys_values(base, tokens):
     return stacked.permute(3, 0, 1, 2, 4).reshape(len(tokens), -1)
 
 
-def check_pefts(name, n, base, model, tokens, examples, directory, start=None):
+def check_pefts(name, n, base, model, tokens, examples, directory, start=None, packing_limit=1e-5):
     """PEFT's adapter here. start (P, width): where it begins, instead of noise."""
     there = os.path.join(directory, f"{name} {n}")
     theirs = peft.get_peft_model(base, CONFIGS[name](n))
@@ -107,7 +107,7 @@ def check_pefts(name, n, base, model, tokens, examples, directory, start=None):
         their_loss, their_gradient = peft_gradient(theirs, examples)
         good &= report("    loss", abs(loss - their_loss) / their_loss, 1e-5)
         good &= report("    gradient", engine.relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
-    return good & engine.check_packing(model, prompt, examples, loss, gradient)
+    return good & engine.check_packing(model, prompt, examples, loss, gradient, packing_limit)
 
 
 METHODS = {"prefix": (1, "PREFIX_TUNING"), "cartridge": (2, "CARTRIDGE")}  # sp_method
