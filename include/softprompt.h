@@ -370,6 +370,12 @@ typedef struct sp_session sp_session;
 
 /* The prompt's keys and values are computed once, here; `prompt` may be NULL, and is not used after the call. */
 SP_API sp_status sp_session_create(sp_session **out, sp_model *model, const sp_prompt *prompt);
+
+/* The same text behind several prompts at once, an ensemble: it is one language model, whose next token is as likely as the geometric
+ * mean of what the prompts say of it, made to sum to one: ln p(v) = mean over prompts of ln p_prompt(v) - ln z. Its logits are the
+ * mean of the prompts' logits. Prompts may be of different methods and lengths; all are computed in one pass, each text once a
+ * prompt. n_prompts 0: the model alone; 1: as above. */
+SP_API sp_status sp_session_create_ensemble(sp_session **out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts);
 SP_API void sp_session_free(sp_session *session);
 
 /* Appends n >= 1 tokens. `logits` (n_vocab) gets those that follow the last one; NULL: they are only kept for sp_generate.

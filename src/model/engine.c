@@ -76,6 +76,26 @@ sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept)
     return st;
 }
 
+sp_status sp_engine_move_rows(sp_engine *engine, size_t first, const size_t *from, size_t n)
+{
+    size_t kv_dim = sp_model_kv_dim(engine->model);
+    sp_arena_mark mark = sp_arena_get_mark(engine->arena);
+    float *moved = sp_arena_alloc(engine->arena, n * kv_dim, sizeof *moved);
+    if (!moved) return SP_ERR_MEMORY;
+    for (size_t l = 0; l < engine->model->n_layer; l++) {
+        const sp_layer_store *store = &engine->stores[l];
+        for (size_t r = 0; r < n; r++) memcpy(moved + r * kv_dim, store->v + from[r] * kv_dim, kv_dim * sizeof *moved);
+        memcpy(store->v + first * kv_dim, moved, n * kv_dim * sizeof *moved);
+        for (size_t i = 0; i < kv_dim; i++) {
+            float *row = store->kt + i * store->ld;
+            for (size_t r = 0; r < n; r++) moved[r] = row[from[r]];
+            memcpy(row + first, moved, n * sizeof *moved);
+        }
+    }
+    sp_arena_reset(engine->arena, mark);
+    return SP_OK;
+}
+
 /* ---- a pass ---- */
 
 static sp_status find_positions(sp_engine *engine)
@@ -165,6 +185,7 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
     engine->n = pass->tree->n_rows - pass->first_row;
     engine->n_prompt = count_prompt_rows(engine);
     engine->dnormed = NULL;
+    engine->group_size = 0;
     if (pass->keep_for_backward && engine->n_given && engine->n_prompt > engine->n_given)
         return sp_fail(SP_ERR_ARGUMENT,
                        "a gradient by prompts of embeddings and by prompts of keys and values at once; take them in "
@@ -275,11 +296,11 @@ static sp_status cross_entropy_part(double *nll, sp_engine *engine, const sp_tar
                               engine->arena);
 }
 
-static sp_status check_targets(const sp_engine *engine, const sp_target *targets, size_t n_targets)
+sp_status sp_check_targets(const sp_engine *engine, const sp_target *targets, size_t n_targets, size_t n_read)
 {
     for (size_t t = 0; t < n_targets; t++)
-        if (targets[t].token < 0 || (size_t)targets[t].token >= engine->model->n_vocab ||
-            targets[t].read >= engine->read_plan.n_queries || (t > 0 && targets[t].read < targets[t - 1].read))
+        if (targets[t].token < 0 || (size_t)targets[t].token >= engine->model->n_vocab || targets[t].read >= n_read ||
+            (t > 0 && targets[t].read < targets[t - 1].read))
             return sp_fail(SP_ERR_ARGUMENT, "target %zu (token %d at read row %zu) is outside the vocabulary or out of order", t,
                            (int)targets[t].token, targets[t].read);
     return SP_OK;
@@ -289,7 +310,7 @@ static sp_status cross_entropy(double *nll, sp_engine *engine, const sp_target *
 {
     const sp_model *m = engine->model;
     size_t n_read = engine->read_plan.n_queries;
-    sp_status st = check_targets(engine, targets, n_targets);
+    sp_status st = sp_check_targets(engine, targets, n_targets, n_read);
     if (st) return st;
     if (with_gradient && !(engine->dnormed = sp_arena_alloc(engine->arena, n_read * m->d_model, sizeof(float))))
         return SP_ERR_MEMORY;

@@ -33,6 +33,10 @@ sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float
 /* The same of rows 0 .. n - 1, as passes computed them. */
 void sp_engine_get_keys_values(float *keys_values, const sp_engine *engine, size_t n);
 
+/* Keys and values of rows first .. first + n become those that rows from[0] .. from[n - 1] had: a tree was laid out anew. Rows keep
+ * their positions, so nothing is computed. On failure nothing has moved. */
+sp_status sp_engine_move_rows(sp_engine *engine, size_t first, const size_t *from, size_t n);
+
 /* ARGUMENT: a position beyond the model's context, a token outside the vocabulary. Read rows and tree must live until backward. */
 sp_status sp_engine_forward(sp_engine *engine, const sp_pass *pass);
 
@@ -54,6 +58,15 @@ sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_targe
  * with_gradient (after the student's keep_for_backward): starts the student's backward from sum of weights (n_read) * kl.
  * Two engines of one model, whose passes read equally many rows. */
 sp_status sp_engine_distill(double *kl, sp_engine *student, const sp_engine *teacher, const float *weights, bool with_gradient);
+
+/* Ensembles: reads (n_groups, group_size) puts the rows that the last pass read (indices into read_rows) into groups, one row a
+ * prompt. The next token behind a group is as likely as the geometric mean of what its rows say, made to sum to one: its logits are
+ * the mean of theirs. For a pass that is not kept; once for each. */
+sp_status sp_engine_group_reads(sp_engine *engine, const size_t *reads, size_t group_size, size_t n_groups);
+sp_status sp_engine_group_logits(float *out, sp_engine *engine, size_t first, size_t n); /* out (n, n_vocab) */
+
+/* As cross_entropy; target.read is a group. */
+sp_status sp_engine_group_cross_entropy(double *nll, sp_engine *engine, const sp_target *targets, size_t n_targets);
 
 /* d_prompt += gradient of what cross_entropy summed: (virtual tokens, d_model), or, where keys and values were given, as those are
  * laid out, prompt behind prompt as in the tree. Not of both kinds at once: such a pass cannot be kept. Once for each forward. */

@@ -185,6 +185,7 @@ struct sp_engine {
     float *hidden;               /* (n_read, d_model) output of the last layer */
     float *rrms_hidden, *normed; /* (n_read), (n_read, d_model): behind the final norm */
     float *dnormed;              /* (n_read, d_model): where backward starts; NULL before cross_entropy */
+    size_t group_size, n_groups; /* `normed` is in groups, of an ensemble's rows; group_size 0: it is as it was read */
 };
 
 /* One layer's queries, keys and values of the rows computed, or their gradients. */
@@ -224,6 +225,9 @@ void sp_log_sums(double *out, const float *logits, size_t n, size_t n_vocab);
 /* FORMAT: a loss is not finite. For losses without a gradient, which are taken for a result; with one they come from a step that
  * may have been too long: what to say then, training knows. */
 sp_status sp_check_losses(const double *losses, size_t n, const sp_engine *engine);
+
+/* ARGUMENT: a token outside the vocabulary, reads that do not ascend or are not below n_read. */
+sp_status sp_check_targets(const sp_engine *engine, const sp_target *targets, size_t n_targets, size_t n_read);
 
 /* Both leave the message set when they fail. */
 sp_status sp_forward_layers(sp_engine *engine, const sp_pass *pass);

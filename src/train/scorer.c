@@ -5,7 +5,10 @@
  *
  * The last token of an answer is predicted and never read, so a sequence is context and answer without it; a single-token
  * answer adds no row. The answer's token k is predicted by the row before it, which is the root's last row where an item
- * has no context. Several targets may share a row: the candidates of an example do. */
+ * has no context. Several targets may share a row: the candidates of an example do.
+ *
+ * An ensemble has every item once behind each root. Below each the same sequences make the same runs, so what shares a row behind
+ * one prompt does so behind all, and the rows that predict a token are a group of one row a prompt. */
 #include "train/scorer.h"
 
 #include <stdlib.h>
@@ -42,16 +45,18 @@ struct sp_scorer {
     const sp_root *roots; /* (n_roots), the caller's, or `single` */
     size_t n_roots;
     sp_root single;
+    bool is_ensemble;         /* items stand behind all roots at once */
     bool roots_done;          /* the engine holds the keys of all roots, where a scoring pass has them */
     placed_root *placed;      /* (n_roots) */
     size_t n_given, n_prompt; /* the tree's rows of roots of keys and values, of all roots */
-    const sp_item *items;
+    const sp_item *items;     /* (n_items) of an ensemble, those asked for behind the first root, then behind the next, ... */
     size_t n_items;
     prediction *predictions; /* (n_targets) ascending by row */
     size_t n_targets, n_read;
     size_t *read_rows, *reads; /* (n_read); reads (n_targets): index into read_rows, in the caller's order */
     sp_target *targets;        /* (n_targets) ascending by row */
     double *nll;               /* (n_targets) in the caller's order */
+    size_t *groups, n_groups;  /* of an ensemble: (n_groups, n_roots), indices into read_rows; reads are of groups then */
 };
 
 sp_status sp_scorer_create(sp_scorer **out, sp_model *model)
@@ -109,6 +114,13 @@ void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots
     scorer->roots = roots;
     scorer->n_roots = n_roots;
     scorer->roots_done = false;
+    scorer->is_ensemble = false;
+}
+
+void sp_scorer_set_ensemble(sp_scorer *scorer, const sp_root *roots, size_t n_roots)
+{
+    sp_scorer_set_roots(scorer, roots, n_roots);
+    scorer->is_ensemble = true;
 }
 
 const sp_root *sp_scorer_roots(const sp_scorer *scorer)
@@ -140,25 +152,45 @@ static size_t sequence_length(const sp_item *item)
     return item->n_context + item->n_answer - 1;
 }
 
-static sp_status check_items(const sp_scorer *s, const sp_item *items, size_t n_items)
+/* number: of the example, from 1. */
+static sp_status check_item(const sp_scorer *s, const sp_item *item, size_t number)
 {
-    for (size_t i = 0; i < n_items; i++) {
-        if (items[i].n_answer == 0) return sp_fail(SP_ERR_ARGUMENT, "example %zu has no answer token; give it at least one", i + 1);
-        if (items[i].root >= s->n_roots)
-            return sp_fail(SP_ERR_ARGUMENT, "example %zu stands behind prompt %zu of %zu; number them from 0", i + 1, items[i].root,
-                           s->n_roots);
-        if (items[i].n_context == 0 && s->roots[items[i].root].n == 0)
-            return sp_fail(SP_ERR_ARGUMENT,
-                           "example %zu starts with its answer, and there is no prompt to predict it from; put "
-                           "a context or a prompt in front",
-                           i + 1);
-        if (items[i].n_context == 0 && s->roots[items[i].root].keys_values)
-            return sp_fail(SP_ERR_ARGUMENT,
-                           "example %zu starts with its answer: a prompt of keys and values is read by tokens and predicts none; "
-                           "put a context in front",
-                           i + 1);
-    }
+    if (item->n_answer == 0) return sp_fail(SP_ERR_ARGUMENT, "example %zu has no answer token; give it at least one", number);
+    if (item->root >= s->n_roots)
+        return sp_fail(SP_ERR_ARGUMENT, "example %zu stands behind prompt %zu of %zu; number them from 0", number, item->root,
+                       s->n_roots);
+    if (item->n_context > 0) return SP_OK;
+    if (s->roots[item->root].n == 0)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "example %zu starts with its answer, and there is no prompt to predict it from; put "
+                       "a context or a prompt in front",
+                       number);
+    if (s->roots[item->root].keys_values)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "example %zu starts with its answer: a prompt of keys and values is read by tokens and predicts none; "
+                       "put a context in front",
+                       number);
     return SP_OK;
+}
+
+/* The items asked for; of an ensemble behind each of its roots. */
+static sp_status take_items(sp_scorer *s, const sp_item *items, size_t n_items)
+{
+    size_t n_copies = s->is_ensemble ? s->n_roots : 1;
+    sp_status st = SP_OK;
+    s->items = items;
+    s->n_items = n_items * n_copies;
+    if (s->is_ensemble) {
+        sp_item *copies = sp_arena_alloc(s->arena, s->n_items, sizeof *copies);
+        if (!copies) return SP_ERR_MEMORY;
+        for (size_t i = 0; i < s->n_items; i++) {
+            copies[i] = items[i % n_items];
+            copies[i].root = i / n_items;
+        }
+        s->items = copies;
+    }
+    for (size_t i = 0; i < s->n_items && !st; i++) st = check_item(s, &s->items[i], i % n_items + 1);
+    return st;
 }
 
 /* The prompts of one kind that take part. */
@@ -294,6 +326,29 @@ static sp_status build_targets(sp_scorer *s, size_t *const *rows, double scale)
     return SP_OK;
 }
 
+/* From targets of every root to one for each token asked for, which a group of reads predicts. */
+static sp_status group_targets(sp_scorer *s)
+{
+    size_t n_asked = s->n_targets / s->n_roots, n = 0, last = SIZE_MAX;
+    s->groups = sp_arena_alloc(s->arena, s->n_targets, sizeof *s->groups);
+    if (!s->groups) return SP_ERR_MEMORY;
+    s->n_groups = 0;
+    for (size_t i = 0; i < s->n_targets; i++) {
+        const prediction p = s->predictions[i];
+        if (p.index >= n_asked) continue; /* of another root than the first */
+        if (s->reads[p.index] != last) {
+            last = s->reads[p.index];
+            for (size_t r = 0; r < s->n_roots; r++) s->groups[s->n_groups * s->n_roots + r] = s->reads[r * n_asked + p.index];
+            s->n_groups++;
+        }
+        s->targets[n] = (sp_target){s->n_groups - 1, p.token, p.weight};
+        s->predictions[n++] = p;
+    }
+    for (size_t t = 0; t < n; t++) s->reads[s->predictions[t].index] = s->targets[t].read;
+    s->n_targets = n;
+    return SP_OK;
+}
+
 /* ---- passes ---- */
 
 static sp_status give_keys_values(const sp_scorer *s)
@@ -338,6 +393,7 @@ static sp_status forward(sp_scorer *s, bool with_gradient)
     s->roots_done = false;
     if (!st) st = sp_engine_forward(s->engine, &pass);
     s->roots_done = !st && all;
+    if (!st && s->is_ensemble) st = sp_engine_group_reads(s->engine, s->groups, s->n_roots, s->n_groups);
     return st;
 }
 
@@ -346,7 +402,8 @@ static sp_status cross_entropy(sp_scorer *s, bool with_gradient)
     double *sorted = sp_arena_alloc(s->arena, s->n_targets, sizeof *sorted);
     s->nll = sp_arena_alloc(s->arena, s->n_targets, sizeof *s->nll);
     if (!sorted || !s->nll) return SP_ERR_MEMORY;
-    sp_status st = sp_engine_cross_entropy(sorted, s->engine, s->targets, s->n_targets, with_gradient);
+    sp_status st = s->is_ensemble ? sp_engine_group_cross_entropy(sorted, s->engine, s->targets, s->n_targets)
+                                  : sp_engine_cross_entropy(sorted, s->engine, s->targets, s->n_targets, with_gradient);
     for (size_t i = 0; i < s->n_targets && !st; i++) s->nll[s->predictions[i].index] = sorted[i];
     return st;
 }
@@ -354,16 +411,14 @@ static sp_status cross_entropy(sp_scorer *s, bool with_gradient)
 static sp_status run_pass(const double **nll, sp_scorer *s, const sp_item *items, size_t n_items, double scale, bool with_gradient)
 {
     *nll = NULL;
-    sp_status st = check_items(s, items, n_items);
-    if (st) return st;
-    s->items = items;
-    s->n_items = n_items;
     sp_arena_reset(s->arena, (sp_arena_mark){0});
-    size_t **rows = sp_arena_alloc(s->arena, n_items, sizeof *rows);
+    sp_status st = take_items(s, items, n_items);
+    if (st) return st;
+    size_t **rows = sp_arena_alloc(s->arena, s->n_items, sizeof *rows);
     if (!rows) return SP_ERR_MEMORY;
-    if ((st = build_tree(rows, s, !with_gradient)) || (st = build_targets(s, rows, scale)) || (st = forward(s, with_gradient)) ||
-        (st = cross_entropy(s, with_gradient)))
-        return st;
+    if ((st = build_tree(rows, s, !with_gradient)) || (st = build_targets(s, rows, scale))) return st;
+    if (s->is_ensemble && (st = group_targets(s))) return st;
+    if ((st = forward(s, with_gradient)) || (st = cross_entropy(s, with_gradient))) return st;
     *nll = s->nll;
     return SP_OK;
 }
@@ -399,9 +454,10 @@ static sp_status backward(float *gradient, sp_scorer *s)
     return st;
 }
 
-static sp_status check_one_kind(const sp_scorer *s)
+static sp_status check_gradient(const sp_scorer *s)
 {
     bool embeddings = false, keys_values = false;
+    if (s->is_ensemble) return sp_fail(SP_ERR_ARGUMENT, "a gradient by the prompts of an ensemble; train them apart");
     for (size_t r = 0; r < s->n_roots; r++) {
         embeddings |= s->roots[r].embeddings != NULL;
         keys_values |= s->roots[r].keys_values != NULL;
@@ -415,7 +471,7 @@ sp_status sp_scorer_gradient(const double **nll, float *gradient, sp_scorer *sco
                              double scale)
 {
     *nll = NULL;
-    sp_status st = check_one_kind(scorer);
+    sp_status st = check_gradient(scorer);
     if (!st) st = run_pass(nll, scorer, items, n_items, scale, true);
     return st ? st : backward(gradient, scorer);
 }
@@ -440,7 +496,8 @@ sp_status sp_scorer_is_greedy(bool *out, sp_scorer *scorer, size_t index)
     *out = true;
     for (size_t k = 0; k < item->n_answer && *out && !st; k++) {
         if (scorer->nll[first + k] < CERTAIN_NLL) continue;
-        st = sp_engine_logits(logits, scorer->engine, scorer->reads[first + k], 1);
+        st = scorer->is_ensemble ? sp_engine_group_logits(logits, scorer->engine, scorer->reads[first + k], 1)
+                                 : sp_engine_logits(logits, scorer->engine, scorer->reads[first + k], 1);
         if (!st) *out = is_largest(logits, n_vocab, item->answer[k]);
     }
     sp_arena_reset(scorer->arena, mark);

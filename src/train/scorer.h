@@ -39,6 +39,10 @@ void sp_scorer_set_roots(sp_scorer *scorer, const sp_root *roots, size_t n_roots
 
 const sp_root *sp_scorer_roots(const sp_scorer *scorer); /* as they were set */
 
+/* The same roots as one language model: every item stands behind all of them (item.root is not read), and a token is as likely as
+ * the geometric mean of what the roots say of it, made to sum to one over the vocabulary. Only scores, no gradient. */
+void sp_scorer_set_ensemble(sp_scorer *scorer, const sp_root *roots, size_t n_roots);
+
 /* One root: the prompt, or nothing where it is NULL. As of a new scorer, which has nothing in front. */
 void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt);
 
@@ -47,7 +51,8 @@ sp_root sp_root_of_prompt(const sp_prompt *prompt); /* of the task in use; witho
 /* A root for each task of the prompt, with what the loss wants predicted inside it; *out is freed with free. */
 sp_status sp_roots_of_prompt(sp_root **out, size_t *n, const sp_prompt *prompt);
 
-/* How many of the items one pass takes: as many as fit a bounded number of rows of text, at least one of n_items >= 1. */
+/* How many of the items one pass takes: as many as fit a bounded number of rows of text (an ensemble has as many for each
+ * root, and keeps nothing for backward), at least one of n_items >= 1. */
 size_t sp_scorer_fit(const sp_item *items, size_t n_items);
 
 /* *nll: -ln p of every answer token, in nats, item after item; then, root after root, of the targets of roots that items use. The
