@@ -13,6 +13,7 @@ import tempfile
 import cells
 import choosing
 import common
+import distill
 import inference
 import plots
 import roofline
@@ -21,8 +22,9 @@ import startup
 import training
 
 PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup,
-         "choosing": choosing}
-IN_ALL = [part for part in PARTS if part != "choosing"]  # which trains for an hour, and measures no speed of ours beside a peer's
+         "choosing": choosing, "distill": distill}
+LONG = ("choosing", "distill")  # which train for an hour, and measure no speed of ours beside a peer's
+IN_ALL = [part for part in PARTS if part not in LONG]
 
 
 def parse(arguments):

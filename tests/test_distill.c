@@ -1,8 +1,9 @@
-/* test_distill.c: a prompt that stands for a text, on a tiny model: the loss, the queries that are sampled, runs and their resumption.
+/* test_distill.c: a prompt that stands for a text, on a tiny model: the loss, the queries that are sampled, runs and their
+ * resumption.
  *
- * What is claimed: the gradient is that of the loss; a query's tokens are draws from the distributions that a session has behind the
- * text; training comes nearer to the text on queries that it does not see; stopped and resumed it leaves the same bytes; texts that
- * cannot be are refused by name. tests/oracle/distill.py holds loss and gradient against torch. */
+ * What is claimed: the gradient is that of the loss; a query's tokens are draws from the distributions that a session has behind
+ * the text; training comes nearer to the text on queries that it does not see; stopped and resumed it leaves the same bytes; texts
+ * that cannot be are refused by name. tests/oracle/distill.py holds loss and gradient against torch. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -237,7 +238,8 @@ static void test_queries_are_reproducible(void **state)
     assert_int_equal(sp_queries_load(&loaded, model, path, many.n + 1, QUERY_LENGTH), SP_ERR_FORMAT);
     assert_int_equal(sp_queries_load(&loaded, model, path, many.n - 1, QUERY_LENGTH), SP_ERR_FORMAT);
     assert_int_equal(sp_queries_load(&loaded, model, path, many.n, 3), SP_ERR_FORMAT);
-    static const char *const bad[] = {"{\"tokens\": [1]}\n", "{\"tokens\": [1, 99999]}\n", "{\"tokens\": [1, \"a\"]}\n", "[1, 2]\n", "{}\n"};
+    static const char *const bad[] = {"{\"tokens\": [1]}\n", "{\"tokens\": [1, 99999]}\n", "{\"tokens\": [1, \"a\"]}\n", "[1, 2]\n",
+                                      "{}\n"};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         const sp_bytes bytes = {bad[i], strlen(bad[i])};
         assert_int_equal(sp_write_file_atomic(path, &bytes, 1), SP_OK);
@@ -427,14 +429,10 @@ static void test_texts_that_cannot_be(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_gradient_against_differences),
-        cmocka_unit_test(test_a_text_stands_for_itself),
-        cmocka_unit_test(test_queries_that_cannot_be),
-        cmocka_unit_test(test_samples_follow_the_distribution),
-        cmocka_unit_test(test_queries_are_reproducible),
-        cmocka_unit_test(test_training_comes_nearer),
-        cmocka_unit_test(test_stopped_and_resumed),
-        cmocka_unit_test(test_on_rows_of_data),
+        cmocka_unit_test(test_gradient_against_differences), cmocka_unit_test(test_a_text_stands_for_itself),
+        cmocka_unit_test(test_queries_that_cannot_be),       cmocka_unit_test(test_samples_follow_the_distribution),
+        cmocka_unit_test(test_queries_are_reproducible),     cmocka_unit_test(test_training_comes_nearer),
+        cmocka_unit_test(test_stopped_and_resumed),          cmocka_unit_test(test_on_rows_of_data),
         cmocka_unit_test(test_texts_that_cannot_be),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -210,6 +210,28 @@ static sp_status run_context(const char *path)
     return run_model_with(&(sp_prompt_options){.method = SP_METHOD_CPT, .init_text = "abc"}, path);
 }
 
+/* A run of training from queries that are sampled to the adapter, in one directory again and again. */
+static sp_status distil(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    const sp_train_options training = {.prompt = {.num_virtual_tokens = 2},
+                                       .steps = 1,
+                                       .batch_size = 2,
+                                       .overwrite = true,
+                                       .teacher_context = "abc",
+                                       .num_queries = 9,
+                                       .query_length = 4};
+    sp_model *model;
+    sp_train_report report;
+    char *dir = __real_malloc(strlen(path) + 5);
+    sprintf(dir, "%s.run", path);
+    sp_status st = sp_model_load(&model, path, &options);
+    if (!st) st = sp_train(&report, model, NULL, NULL, dir, &training, NULL);
+    sp_model_free(model);
+    free(dir);
+    return st;
+}
+
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
 static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), const char *path, size_t at_least)
 {
@@ -360,6 +382,10 @@ static void models(void **state)
     fail_each_but(4, train_ptuning, path, 60);
     fail_each_but(3, run_tasks, path, 60);
     fail_each_but(3, run_context, path, 60);
+    fail_each_but(5, distil, path, 150); /* arenas of the distiller, and of the engines of student, teacher and sampling */
+    char command[256];
+    snprintf(command, sizeof command, "rm -r '%s.run'", path);
+    assert_int_equal(system(command), 0);
     free(path);
     remove_directory(dir);
 }

@@ -17,11 +17,13 @@ enum { EVAL_BATCH_SIZE = 32 };
 static sp_status check_options(const sp_train_options *o, const sp_dataset *train)
 {
     if (!train && !o->teacher_context)
-        return sp_fail(SP_ERR_ARGUMENT, "nothing to train on: give rows of data, or a teacher's context, of which queries are sampled");
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "nothing to train on: give rows of data, or a teacher's context, of which queries are sampled");
     if (o->num_queries == 0 && o->query_length == 0) return SP_OK;
     if (!o->teacher_context || train)
-        return sp_fail(SP_ERR_ARGUMENT, "num_queries and query_length are of queries that are sampled, behind a teacher's context and "
-                                        "where no data are given");
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "num_queries and query_length are of queries that are sampled, behind a teacher's context and "
+                       "where no data are given");
     if (o->query_length != 1 && o->query_length <= UINT32_MAX && o->num_queries <= UINT32_MAX) return SP_OK;
     return sp_fail(SP_ERR_ARGUMENT, "%zu queries of %zu tokens: give 2 tokens or more, and at most %u of each", o->num_queries,
                    o->query_length, UINT32_MAX);
@@ -49,10 +51,11 @@ static sp_status check_room(const sp_trainer *t)
     size_t n_student = sp_prompt_num_virtual_tokens(t->prompt) + sp_tokenizer_adds_bos(sp_model_tokenizer(t->model));
     size_t n_front = n_teacher > n_student ? n_teacher : n_student;
     if (t->train_rows || n_front + t->options.query_length <= info.context_length) return SP_OK;
-    return sp_fail(SP_ERR_ARGUMENT,
-                   "queries of %zu tokens behind a context of %zu and a prompt of %zu do not fit the model's context of %zu; shorten "
-                   "one of them",
-                   t->options.query_length, n_teacher, sp_prompt_num_virtual_tokens(t->prompt), info.context_length);
+    return sp_fail(
+        SP_ERR_ARGUMENT,
+        "queries of %zu tokens behind a context of %zu and a prompt of %zu do not fit the model's context of %zu; shorten "
+        "one of them",
+        t->options.query_length, n_teacher, sp_prompt_num_virtual_tokens(t->prompt), info.context_length);
 }
 
 sp_status sp_distill_run_open(sp_trainer *t)

@@ -5,8 +5,8 @@
 
 #include "train/trainer.h"
 
-/* Fills in how many queries a run without data samples; *n_rows: rows or queries to train on. ARGUMENT: options that are not for such
- * a run, or nothing to train on. */
+/* Fills in how many queries a run without data samples; *n_rows: rows or queries to train on. ARGUMENT: options that are not for
+ * such a run, or nothing to train on. */
 sp_status sp_distill_run_resolve(size_t *n_rows, sp_train_options *options, const sp_dataset *train, const sp_dataset *eval);
 
 /* The teacher, and the room that it leaves. Before rows are encoded. ARGUMENT: the text is none, or too long. */

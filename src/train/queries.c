@@ -93,7 +93,7 @@ sp_status sp_queries_hold_out(sp_encoded_data *held_out, sp_encoded_data *data)
 typedef struct group {
     sp_model *model;
     size_t length;
-    int32_t *tokens;                     /* (AT_ONCE, length) */
+    int32_t *tokens;                            /* (AT_ONCE, length) */
     size_t n, n_tokens[AT_ONCE], runs[AT_ONCE]; /* runs: of the last token in the tree */
     bool ended[AT_ONCE];
     sp_rng rngs[AT_ONCE];
@@ -109,7 +109,8 @@ static sp_status to_probabilities(float *logits, const sp_model *model)
     double lse = kernels->log_sum_exp(logits, n);
     sp_model_info info;
     sp_model_get_info(&info, model);
-    if (!isfinite(lse)) return sp_fail(SP_ERR_FORMAT, "%s: logits are not finite: weights are damaged; fetch the model again", info.path);
+    if (!isfinite(lse))
+        return sp_fail(SP_ERR_FORMAT, "%s: logits are not finite: weights are damaged; fetch the model again", info.path);
     kernels->exp_scaled(logits, (float)lse, 1, n);
     return SP_OK;
 }
@@ -242,9 +243,10 @@ static sp_status check_room(const sp_teacher *teacher, const sp_model *model, si
     size_t n_context = sp_teacher_n_context(teacher);
     if (length < 2) return sp_fail(SP_ERR_ARGUMENT, "queries of %zu tokens: at least 2, one to read and one to predict", length);
     if (length <= info.context_length && n_context <= info.context_length - length) return SP_OK;
-    return sp_fail(SP_ERR_ARGUMENT,
-                   "the teacher's context of %zu tokens and queries of %zu do not fit the model's context of %zu; shorten one of them",
-                   n_context, length, info.context_length);
+    return sp_fail(
+        SP_ERR_ARGUMENT,
+        "the teacher's context of %zu tokens and queries of %zu do not fit the model's context of %zu; shorten one of them",
+        n_context, length, info.context_length);
 }
 
 sp_status sp_queries_sample(sp_encoded_data *out, sp_teacher *teacher, sp_model *model, size_t n, size_t length, uint64_t seed,

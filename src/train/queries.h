@@ -1,7 +1,7 @@
 /* queries.h: what a prompt and its teacher are compared on: rows of data, or continuations of its text that the teacher samples.
  *
- * Either way a query is an encoded row with one candidate. Its context is what is only read: BOS, where the model's texts begin with
- * it, and the first token; the candidate is all behind it, of which every token's distribution is compared. */
+ * Either way a query is an encoded row with one candidate. Its context is what is only read: BOS, where the model's texts begin
+ * with it, and the first token; the candidate is all behind it, of which every token's distribution is compared. */
 #ifndef SP_TRAIN_QUERIES_H
 #define SP_TRAIN_QUERIES_H
 
