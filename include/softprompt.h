@@ -265,6 +265,11 @@ typedef struct sp_prompt_options {
     sp_sink sink; /* BOS, with PROMPT only: the first row is a frozen copy of BOS's embedding */
     uint64_t seed;
 
+    /* An adapter directory to start from in place of `init`: its rows; of PREFIX and CARTRIDGE, where it has embeddings, the keys
+     * and values that the model computes for them. num_virtual_tokens 0: as many as it has; another number is MISMATCH. Not with
+     * CPT. */
+    const char *init_prompt;
+
     /* The network of PTUNING; prefix_projection gives PREFIX one, too: a linear layer, tanh, a linear layer. An adapter holds its
      * output, as PEFT's do: a prompt that was loaded is rows, and trains as rows. */
     sp_encoder_type encoder_reparameterization_type;
@@ -274,9 +279,8 @@ typedef struct sp_prompt_options {
 
     /* MULTITASK. `init` is of what the tasks share; their factors start such that each begins with that, or, with RANDOM, as PEFT's
      */
-    size_t num_tasks;          /* 0: 1; in training as many as the data name */
-    size_t num_ranks;          /* of each task's matrix; 0: 1, or the source's */
-    const char *source_prompt; /* an adapter directory to start from in place of `init`; num_virtual_tokens 0: as many as it has */
+    size_t num_tasks; /* 0: 1; in training as many as the data name */
+    size_t num_ranks; /* of each task's matrix; 0: 1, or the source's */
     sp_source_init source_init;
     size_t source_task;
 

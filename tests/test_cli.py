@@ -175,9 +175,11 @@ class UsageErrors(Case):
         (("--num-tasks", "2"), ["--method multitask"]),
         (("--num-ranks", "2", "--method", "prefix"), ["--method multitask"]),
         ((*MULTITASK, "--num-tasks", "0"), ["--num-tasks", "0"]),
-        ((*MULTITASK, "--source-init", "exact"), ["--source-prompt DIR"]),
-        ((*MULTITASK, "--source-prompt", "d", "--source-task", "1"), ["--source-task", "exact"]),
-        ((*MULTITASK, "--source-prompt", "d", "--init-text", "x"), ["--source-prompt", "--init"]),
+        ((*MULTITASK, "--source-init", "exact"), ["--init-prompt DIR"]),
+        ((*MULTITASK, "--init-prompt", "d", "--source-task", "1"), ["--source-task", "exact"]),
+        ((*TRAIN, "--init-prompt", "d", "--sink", "bos"), ["--init-prompt", "--sink bos"]),
+        ((*TRAIN, "--init-prompt", "d", "--init", "vocab"), ["--init-prompt", "--init"]),
+        ((*MULTITASK, "--init-prompt", "d", "--init-text", "x"), ["--init-prompt", "--init"]),
         ((*MULTITASK, "--sink", "bos"), ["--sink bos"]),
         (CPT, ["--init-text TEXT", "--cpt-examples N"]),
         ((*CPT, "--init", "vocab"), ["starts from a text"]),
@@ -243,7 +245,7 @@ class Help(Case):
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
                      "--save-every --resume --overwrite --teacher-context --num-queries --query-length --weights --json --quiet "
-                     "--task-column --num-tasks --num-ranks --source-prompt --source-init --source-task --cpt-examples "
+                     "--task-column --num-tasks --num-ranks --init-prompt --source-init --source-task --cpt-examples "
                      "--opt-weighted-loss-type --opt-loss-decay-factor --opt-projection-epsilon --opt-projection-format-epsilon",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json "
                     "--task --task-column",
@@ -595,7 +597,7 @@ class SeveralTasks(WithModel):
                 for task in (0, 1)]
         self.assertNotEqual(said[0]["logprobs"], said[1]["logprobs"])
 
-        result = train(target, "--method", "multitask", "--source-prompt", directory, "--source-init", "exact", "--source-task", 1,
+        result = train(target, "--method", "multitask", "--init-prompt", directory, "--source-init", "exact", "--source-task", 1,
                        "--steps", "1", "--warmup-steps", "1")  # the first step of a warm-up moves nothing
         self.check(result, 0)
         again = json.loads(self.check(softprompt("run", "-m", MODEL, "-p", target, POSITIVE[0], "--json"), 0).stdout)

@@ -105,6 +105,13 @@ sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_
     return SP_OK;
 }
 
+sp_status sp_keys_values_of_embeddings(float *weights, sp_model *model, const float *rows, size_t n)
+{
+    (void)model;
+    for (size_t i = 0; i < n * KV_WIDTH; i++) weights[i] = rows[i / KV_WIDTH];
+    return SP_OK;
+}
+
 sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n)
 {
     (void)model;

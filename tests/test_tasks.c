@@ -99,7 +99,7 @@ static void options_that_make_no_sense(void **state)
     } cases[] = {
         {{.num_tasks = 2}, "go with method multitask only"},
         {{.method = SP_METHOD_PREFIX, .num_ranks = 2}, "go with method multitask only"},
-        {{.method = SP_METHOD_CPT, .init_text = "x", .source_prompt = "d"}, "d: no such directory"},
+        {{.method = SP_METHOD_CPT, .init_text = "x", .init_prompt = "d"}, "d: no such directory"},
         {{.method = SP_METHOD_MULTITASK, .num_tasks = 1025}, "at most 1024"},
         {{.method = SP_METHOD_MULTITASK, .num_ranks = 1025}, "at most 1024"},
         {{.method = SP_METHOD_MULTITASK, .sink = SP_SINK_BOS}, "goes with method prompt only"},
@@ -215,22 +215,22 @@ static void a_target_starts_from_a_source(void **state)
     sp_prompt *source = create_moved(6), *plain, *refused;
     const float *w = sp_prompt_weights(source), *cols = w + N_SHARED, *rows = cols + N_COLS;
     assert_int_equal(sp_prompt_save(source, dir), SP_OK);
-    sp_prompt *average = create((sp_prompt_options){.source_prompt = dir});
+    sp_prompt *average = create((sp_prompt_options){.init_prompt = dir});
     assert_int_equal(sp_prompt_num_virtual_tokens(average), P);
     assert_memory_equal(sp_prompt_weights(average), w, N_SHARED * sizeof *w);
     assert_mean(sp_prompt_weights(average) + N_SHARED, cols, TASKS, P * RANKS);
     assert_mean(sp_prompt_weights(average) + N_SHARED + P * RANKS, rows, TASKS, RANKS * TINY_D);
-    sp_prompt *exact = create((sp_prompt_options){.source_prompt = dir, .source_init = SP_SOURCE_EXACT, .source_task = 2});
+    sp_prompt *exact = create((sp_prompt_options){.init_prompt = dir, .source_init = SP_SOURCE_EXACT, .source_task = 2});
     assert_memory_equal(sp_prompt_task_rows(exact, 0), sp_prompt_task_rows(source, 2), N_SHARED * sizeof *w);
     sp_prompt *shared =
-        create((sp_prompt_options){.source_prompt = dir, .source_init = SP_SOURCE_SHARED, .num_tasks = 5, .num_ranks = 1});
+        create((sp_prompt_options){.init_prompt = dir, .source_init = SP_SOURCE_SHARED, .num_tasks = 5, .num_ranks = 1});
     assert_memory_equal(sp_prompt_weights(shared), w, N_SHARED * sizeof *w);
     assert_memory_equal(sp_prompt_task_rows(shared, 4), w, N_SHARED * sizeof *w);
 
     assert_int_equal(sp_prompt_create(&plain, model, &(sp_prompt_options){.num_virtual_tokens = P}), SP_OK);
     assert_int_equal(sp_prompt_save(plain, dir), SP_OK); /* a prompt of embeddings has a part to be shared, and no factors */
-    sp_prompt_free(create((sp_prompt_options){.source_prompt = dir, .source_init = SP_SOURCE_SHARED}));
-    assert_fails(sp_prompt_create(&refused, model, &(sp_prompt_options){.method = SP_METHOD_MULTITASK, .source_prompt = dir}),
+    sp_prompt_free(create((sp_prompt_options){.init_prompt = dir, .source_init = SP_SOURCE_SHARED}));
+    assert_fails(sp_prompt_create(&refused, model, &(sp_prompt_options){.method = SP_METHOD_MULTITASK, .init_prompt = dir}),
                  SP_ERR_MISMATCH, "no prompt of several tasks");
     sp_prompt_free(plain);
     sp_prompt_free(shared);

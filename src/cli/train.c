@@ -25,7 +25,7 @@ typedef struct train_flags {
     int encoder_type;
     size_t encoder_hidden_size, encoder_num_layers;
     size_t num_tasks, num_ranks, source_task;
-    const char *source_prompt;
+    const char *init_prompt;
     int source_init;
     size_t cpt_examples;
     int opt_weighted_loss_type;
@@ -63,6 +63,8 @@ static const option_row prompt_rows[] = {
      .target = offsetof(train_flags, init)},
     {OPTION_TEXT, 0, "init-text", "TEXT", "the text to start from; implies --init text",
      .target = offsetof(train_flags, init_text)},
+    {OPTION_STRING, 0, "init-prompt", "DIR", "start from what this adapter has learnt",
+     .target = offsetof(train_flags, init_prompt)},
     {OPTION_CHOICE, 0, "sink", "none|bos", "prompt: the first row is a frozen copy of BOS", .fallback = "none",
      .target = offsetof(train_flags, sink)},
     {OPTION_COUNT, 0, "num-frozen-tokens", "N", "cartridge: first rows that stay as they start", .fallback = "1",
@@ -82,8 +84,6 @@ static const option_row multitask_rows[] = {
      .target = offsetof(train_flags, num_tasks), .min = 1, .max = 1024},
     {OPTION_COUNT, 0, "num-ranks", "N", "rank of each task's matrix", .fallback = "1, or the source's",
      .target = offsetof(train_flags, num_ranks), .min = 1, .max = 1024},
-    {OPTION_STRING, 0, "source-prompt", "DIR", "start from this adapter, which was trained on other tasks",
-     .target = offsetof(train_flags, source_prompt)},
     {OPTION_CHOICE, 0, "source-init", "average|exact|shared", "its tasks' mean, one of them, what they share",
      .fallback = "average", .target = offsetof(train_flags, source_init)},
     {OPTION_COUNT, 0, "source-task", "K", "the one of --source-init exact", .fallback = "0",
@@ -181,14 +181,11 @@ static int check_encoder_flags(const command *self, const train_flags *flags)
 
 static int check_multitask(const command *self, const train_flags *flags)
 {
-    const bool other = flags->num_tasks || flags->num_ranks || flags->source_prompt || flags->source_init != UNSAID ||
-                       flags->source_task != not_given;
+    const bool other = flags->num_tasks || flags->num_ranks || flags->source_init != UNSAID || flags->source_task != not_given;
     if (other && flags->method != SP_METHOD_MULTITASK)
         return usage_error(self, "--num-tasks, --num-ranks and --source-... go with --method multitask only");
-    if (!flags->source_prompt && (flags->source_init != UNSAID || flags->source_task != not_given))
-        return usage_error(self, "--source-init and --source-task say what is taken of a source: give --source-prompt DIR");
-    if (flags->source_prompt && (flags->init != INIT_UNSAID || flags->init_text))
-        return usage_error(self, "--source-prompt and --init contradict each other: give one");
+    if (!flags->init_prompt && (flags->source_init != UNSAID || flags->source_task != not_given))
+        return usage_error(self, "--source-init and --source-task say what is taken of a source: give --init-prompt DIR");
     if (flags->source_task != not_given && flags->source_init != SP_SOURCE_EXACT)
         return usage_error(self, "--source-task goes with --source-init exact only");
     return EXIT_DONE;
@@ -220,6 +217,10 @@ static int check_flags(const command *self, train_flags *flags)
         return code;
     if (flags->resume && flags->overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
     if (flags->steps && flags->epochs > 0) return usage_error(self, "--steps and --epochs contradict each other: give one");
+    if (flags->init_prompt && (flags->init != INIT_UNSAID || flags->init_text))
+        return usage_error(self, "--init-prompt and --init contradict each other: give one");
+    if (flags->init_prompt && (flags->method == SP_METHOD_CPT || flags->sink == SP_SINK_BOS))
+        return usage_error(self, "--init-prompt goes neither with --method cpt nor with --sink bos");
     if (flags->init == INIT_UNSAID)
         flags->init = flags->init_text ? SP_INIT_TEXT : SP_INIT_VOCAB;
     else if (flags->init_text && !text)
@@ -273,7 +274,7 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
                    .prefix_projection = flags->prefix_projection,
                    .num_tasks = flags->num_tasks,
                    .num_ranks = flags->num_ranks,
-                   .source_prompt = flags->source_prompt,
+                   .init_prompt = flags->init_prompt,
                    .source_init = flags->source_init == UNSAID ? SP_SOURCE_AVERAGE : (sp_source_init)flags->source_init,
                    .source_task = flags->source_task == not_given ? 0 : flags->source_task,
                    .opt_weighted_loss_type = weighted_loss_type(flags),

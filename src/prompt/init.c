@@ -182,8 +182,12 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
                        "first token");
     if (options->num_frozen_tokens && options->method != SP_METHOD_CARTRIDGE)
         return sp_fail(SP_ERR_ARGUMENT, "num_frozen_tokens is %zu; only a cartridge has frozen tokens", options->num_frozen_tokens);
-    if (options->method != SP_METHOD_MULTITASK && (options->num_tasks > 1 || options->num_ranks || options->source_prompt))
-        return sp_fail(SP_ERR_ARGUMENT, "several tasks, ranks and a source to start from go with method multitask only");
+    if (options->method != SP_METHOD_MULTITASK && (options->num_tasks > 1 || options->num_ranks))
+        return sp_fail(SP_ERR_ARGUMENT, "several tasks and ranks go with method multitask only");
+    if (options->init_prompt && options->method == SP_METHOD_CPT)
+        return sp_fail(SP_ERR_ARGUMENT, "method cpt starts from a text, and from no other prompt");
+    if (options->init_prompt && options->sink != SP_SINK_NONE)
+        return sp_fail(SP_ERR_ARGUMENT, "a prompt to start from brings its first row, which is a sink or not; use --sink none");
     if (options->num_tasks > SP_MAX_TASKS || options->num_ranks > SP_MAX_RANKS)
         return sp_fail(SP_ERR_ARGUMENT, "%zu tasks of rank %zu; at most %d, and %d", options->num_tasks, options->num_ranks,
                        SP_MAX_TASKS, SP_MAX_RANKS);
@@ -206,7 +210,7 @@ static sp_status record_origin(sp_prompt *p, const sp_model *model, const sp_pro
     sp_model_get_info(&info, model);
     p->n_layer = info.n_layer;
     p->n_head = sp_prompt_is_given(p) ? info.n_head_kv : info.n_head;
-    p->init = p->cpt ? SP_INIT_TEXT : options->source_prompt ? SP_INIT_RANDOM : options->init;
+    p->init = p->cpt ? SP_INIT_TEXT : options->init_prompt ? SP_INIT_RANDOM : options->init;
     p->fingerprint = sp_model_fingerprint(model);
     p->has_fingerprint = true;
     if (*info.name && !(p->base_model = strdup(info.name))) return sp_fail_no_memory(strlen(info.name) + 1);
@@ -233,13 +237,16 @@ static sp_status init_rows(sp_prompt *p, const sp_model *model, const sp_prompt_
 }
 
 /* The network first: the rows that its last layer is moved to give are written where its output then comes. */
-static sp_status init_plain(sp_prompt *p, sp_model *model, const sp_prompt_options *options)
+static sp_status init_plain(sp_prompt *p, sp_model *model, const sp_prompt_options *options, const sp_prompt *source)
 {
     const bool has_network = sp_prompt_options_have_network(options);
     sp_rng rng = sp_rng_seed(options->seed, NETWORK_STREAM);
     sp_status st = has_network ? sp_prompt_set_network(p, model, options, &rng) : SP_OK;
-    if (st || (has_network && options->init == SP_INIT_RANDOM)) return st;
-    st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options);
+    if (st || (has_network && options->init == SP_INIT_RANDOM && !source)) return st;
+    if (source)
+        st = sp_prompt_start_from_rows(p, model, source, options->init_prompt);
+    else
+        st = sp_prompt_is_given(p) ? init_keys_values(p, model, options) : init_rows(p, model, options);
     return st || !has_network ? st : sp_prompt_fit_network(p, p->rows);
 }
 
@@ -263,7 +270,7 @@ static sp_status init_context(sp_prompt *p, const sp_model *model, sp_cpt *cpt)
 
 /* What says by itself how many virtual tokens there are. */
 typedef struct beginning {
-    sp_prompt *source; /* MULTITASK, from another; else NULL */
+    sp_prompt *source; /* another prompt; NULL: none */
     sp_cpt *cpt;       /* CPT; else NULL */
     size_t n;          /* virtual tokens */
 } beginning;
@@ -272,7 +279,7 @@ static sp_status open_beginning(beginning *out, const sp_model *model, const sp_
 {
     sp_status st = SP_OK;
     *out = (beginning){.n = options->num_virtual_tokens ? options->num_virtual_tokens : DEFAULT_VIRTUAL_TOKENS};
-    if (options->source_prompt && !(st = sp_prompt_load(&out->source, options->source_prompt)) && !options->num_virtual_tokens)
+    if (options->init_prompt && !(st = sp_prompt_load(&out->source, options->init_prompt)) && !options->num_virtual_tokens)
         out->n = out->source->num_virtual_tokens;
     if (!st && options->method == SP_METHOD_CPT && !(st = sp_cpt_of_options(&out->cpt, model, options))) out->n = out->cpt->n;
     return st;
@@ -284,7 +291,8 @@ static sp_status init(sp_prompt *p, sp_model *model, const sp_prompt_options *op
     from->cpt = NULL; /* the prompt's, from here on */
     p->num_frozen_tokens = count_frozen(options);
     if (cpt) return init_context(p, model, cpt);
-    return p->method == SP_METHOD_MULTITASK ? init_tasks(p, model, options, from->source) : init_plain(p, model, options);
+    return p->method == SP_METHOD_MULTITASK ? init_tasks(p, model, options, from->source)
+                                            : init_plain(p, model, options, from->source);
 }
 
 sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_options *options)

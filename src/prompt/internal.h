@@ -71,6 +71,7 @@ sp_status sp_prompt_fit_network(sp_prompt *prompt, const float *rows);
 /* keys.c: weights (n, 2 n_layer n_head_kv d_head) = what the model computes for n tokens that begin a text, in PEFT's layout;
  * and for the first n tokens of `text`. ARGUMENT: the text has fewer. */
 sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n);
+sp_status sp_keys_values_of_embeddings(float *weights, sp_model *model, const float *rows, size_t n);
 sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n);
 
 /* tasks.c: makes it a prompt of several tasks; rows and weights are zero then. */
@@ -93,6 +94,10 @@ sp_status sp_cpt_of_options(sp_cpt **out, const sp_model *model, const sp_prompt
 /* The fields of adapter_config.json. FORMAT: lists that are not as long as there are virtual tokens, or hold something else. */
 sp_status sp_cpt_read(sp_cpt **out, const json_t *config, size_t num_virtual_tokens, const char *path);
 json_t *sp_cpt_build_config(const sp_cpt *cpt); /* NULL: no memory */
+
+/* transfer.c: the rows start as those of `source`, as keys and values where they have to be. MISMATCH: it has another shape. `dir`:
+ * where it was read, for the messages. */
+sp_status sp_prompt_start_from_rows(sp_prompt *prompt, sp_model *model, const sp_prompt *source, const char *dir);
 
 /* Does it consist of keys and values? */
 static inline bool sp_prompt_is_given(const sp_prompt *prompt)

@@ -11,19 +11,30 @@
 #include "model/engine.h"
 #include "prompt/internal.h"
 
-sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n)
+/* Of n tokens, or of n rows of embeddings: one of them. */
+static sp_status compute(float *weights, sp_model *model, const int32_t *tokens, const float *rows, size_t n)
 {
     sp_tree tree = {0};
     size_t run;
     sp_engine *engine;
     sp_status st = sp_engine_create(&engine, model);
     if (st) return st;
-    st = sp_tree_add_run(&run, &tree, SP_NO_RUN, tokens, n);
-    if (!st) st = sp_engine_forward(engine, &(sp_pass){.tree = &tree});
+    st = rows ? sp_tree_add_prompt(&run, &tree, n) : sp_tree_add_run(&run, &tree, SP_NO_RUN, tokens, n);
+    if (!st) st = sp_engine_forward(engine, &(sp_pass){.tree = &tree, .prompt = rows});
     if (!st) sp_engine_get_keys_values(weights, engine, n);
     sp_tree_free(&tree);
     sp_engine_free(engine);
     return st;
+}
+
+sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n)
+{
+    return compute(weights, model, tokens, NULL, n);
+}
+
+sp_status sp_keys_values_of_embeddings(float *weights, sp_model *model, const float *rows, size_t n)
+{
+    return compute(weights, model, NULL, rows, n);
 }
 
 sp_status sp_keys_values_of_text(float *weights, sp_model *model, const char *text, size_t n)

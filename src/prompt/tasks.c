@@ -80,7 +80,7 @@ void sp_prompt_init_factors(sp_prompt *p, const sp_prompt_options *options)
 
 static sp_status check_source(const sp_prompt *p, const sp_prompt *source, const sp_prompt_options *options)
 {
-    const char *dir = options->source_prompt;
+    const char *dir = options->init_prompt;
     const bool shared = options->source_init == SP_SOURCE_SHARED;
     if (source->method != SP_METHOD_MULTITASK && !(shared && source->method == SP_METHOD_PROMPT))
         return sp_fail(SP_ERR_MISMATCH, "%s: the source is no prompt of several tasks%s", dir,

@@ -87,7 +87,7 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     if (st) return st;
     sp_train_options o = *options;
     size_t examples;
-    const bool by_text = o.prompt.method == SP_METHOD_CPT || o.prompt.source_prompt; /* as many virtual tokens as these have */
+    const bool by_text = o.prompt.method == SP_METHOD_CPT || o.prompt.init_prompt; /* as many virtual tokens as these have */
     if (o.prompt.num_virtual_tokens == 0 && !by_text) o.prompt.num_virtual_tokens = 32;
     if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0) o.prompt.num_frozen_tokens = 1;
     if (o.learning_rate == 0)
@@ -212,7 +212,8 @@ static json_t *with_members(json_t *object, json_t *more)
 
 static json_t *describe_source(const sp_prompt_options *o, const char *hash)
 {
-    if (!o->source_prompt) return json_object();
+    if (!o->init_prompt) return json_object();
+    if (o->method != SP_METHOD_MULTITASK) return json_pack("{s:s}", "source_hash", hash);
     return json_pack("{s:s, s:s, s:I}", "source_hash", hash, "source_init", SOURCE_INITS[o->source_init], "source_task",
                      (json_int_t)o->source_task);
 }
@@ -240,12 +241,10 @@ static json_t *describe_prompt(const sp_train_options *options, const char *sour
         return NULL;
     }
     if (o->method == SP_METHOD_CPT) return with_members(prompt, describe_cpt(options));
-    if (o->method == SP_METHOD_MULTITASK) {
+    if (o->method == SP_METHOD_MULTITASK)
         prompt = with_members(
             prompt, json_pack("{s:I, s:I}", "num_tasks", (json_int_t)o->num_tasks, "num_ranks", (json_int_t)o->num_ranks));
-        return with_members(prompt, describe_source(o, source_hash));
-    }
-    return prompt;
+    return with_members(prompt, describe_source(o, source_hash));
 }
 
 static json_t *describe_task(const sp_task *task)
@@ -302,7 +301,7 @@ sp_status sp_settings_create(json_t **out, const sp_run_inputs *inputs)
     sp_model_info info;
     char source_hash[SP_SETTINGS_HASH_BYTES];
     *out = NULL;
-    sp_status st = hash_source(source_hash, inputs->options->prompt.source_prompt);
+    sp_status st = hash_source(source_hash, inputs->options->prompt.init_prompt);
     if (st) return st;
     sp_model_get_info(&info, inputs->model);
     *out = json_pack("{s:o, s:o, s:o, s:o, s:{s:o, s:o}, s:o, s:o, s:{s:s}}", "training", describe_training(inputs->options),

@@ -60,7 +60,7 @@ static sp_status count_tasks(size_t *num_tasks, const sp_dataset *rows)
 static sp_status complete_prompt_options(sp_trainer *t)
 {
     sp_prompt_options *o = &t->options.prompt;
-    const bool one_task = o->source_prompt && o->source_init != SP_SOURCE_SHARED;
+    const bool one_task = o->init_prompt && o->source_init != SP_SOURCE_SHARED;
     if (o->num_tasks > 1 && t->options.teacher_context)
         return sp_fail(SP_ERR_ARGUMENT, "a prompt of %zu tasks, and one context to stand for; use num_tasks 1", o->num_tasks);
     if (o->method == SP_METHOD_MULTITASK && o->num_tasks == 0) {

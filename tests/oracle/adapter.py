@@ -31,10 +31,10 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 class PromptOptions(c.Structure):
     _fields_ = [("method", c.c_int), ("num_virtual_tokens", c.c_size_t), ("num_frozen_tokens", c.c_size_t), ("init", c.c_int),
-                ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64), ("encoder_reparameterization_type", c.c_int),
+                ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64), ("init_prompt", c.c_char_p), ("encoder_reparameterization_type", c.c_int),
                 ("encoder_hidden_size", c.c_size_t), ("encoder_num_layers", c.c_size_t), ("prefix_projection", c.c_bool),
                 ("num_tasks", c.c_size_t),
-                ("num_ranks", c.c_size_t), ("source_prompt", c.c_char_p), ("source_init", c.c_int), ("source_task", c.c_size_t),
+                ("num_ranks", c.c_size_t), ("source_init", c.c_int), ("source_task", c.c_size_t),
                 ("cpt_token_ids", c.POINTER(c.c_int32)), ("cpt_tokens_type_mask", c.POINTER(c.c_int32)),
                 ("n_cpt_tokens", c.c_size_t), ("opt_weighted_loss_type", c.c_int), ("opt_loss_decay_factor", c.c_double),
                 ("opt_projection_epsilon", c.c_double), ("opt_projection_format_epsilon", c.c_double)]

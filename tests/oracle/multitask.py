@@ -126,7 +126,7 @@ def check_sources(base, model, directory):
         there = peft.get_peft_model(base, config(4, tasks, 2, prompt_tuning_init=theirs,
                                                  prompt_tuning_init_state_dict_path=os.path.join(source, TENSORS), **options))
         here = os.path.join(directory, f"from {name}")
-        create(here, model, method=MULTITASK, num_tasks=tasks, source_prompt=os.fsencode(source), source_init=number,
+        create(here, model, method=MULTITASK, num_tasks=tasks, init_prompt=os.fsencode(source), source_init=number,
                num_ranks=2 if name == "shared" else 0, source_task=options.get("prompt_tuning_init_task", 0))
         ours = safetensors.torch.load_file(os.path.join(here, TENSORS))
         for tensor, expected in list(zip(NAMES, parameters(there)))[:1 if name == "shared" else 3]:
@@ -138,7 +138,7 @@ def check_sources(base, model, directory):
                            ({"source_init": AVERAGE, "num_ranks": 1}, "have rank 2, the prompt's 1"),
                            ({"source_init": SHARED, "num_virtual_tokens": 5}, "the source has 4 virtual tokens")):
         try:
-            create(here, model, method=MULTITASK, source_prompt=os.fsencode(source), **wrong)
+            create(here, model, method=MULTITASK, init_prompt=os.fsencode(source), **wrong)
             raise AssertionError(f"{wrong} was taken")
         except softprompt.Error as error:
             assert message in str(error), error
