@@ -291,9 +291,13 @@ static void assert_same_file(const char *one, const char *other, const char *nam
 static void test_training_comes_nearer(void **state)
 {
     (void)state;
-    static const char *const names[] = {"prompt", "prefix", "cartridge"};
-    for (int method = SP_METHOD_PROMPT; method <= SP_METHOD_CARTRIDGE; method++) {
-        const sp_train_options options = options_of_run((sp_method)method);
+    static const char *const names[] = {
+        [SP_METHOD_PROMPT] = "prompt",   [SP_METHOD_PREFIX] = "prefix",       [SP_METHOD_CARTRIDGE] = "cartridge",
+        [SP_METHOD_PTUNING] = "ptuning", [SP_METHOD_MULTITASK] = "multitask", [SP_METHOD_CPT] = "cpt"};
+    for (size_t method = 0; method < sizeof names / sizeof *names; method++) {
+        sp_train_options options = options_of_run((sp_method)method);
+        if (method == SP_METHOD_CPT) options.prompt.init_text = "good", options.prompt.opt_projection_format_epsilon = 30;
+        if (method == SP_METHOD_PTUNING) options.learning_rate = 0.003; /* a network's */
         sp_train_report report;
         size_t n;
         free(context_tokens(&n));
