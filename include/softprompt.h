@@ -342,6 +342,10 @@ SP_API sp_status sp_prompt_update(sp_prompt *prompt);
 SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);      /* 0: not told by keys and values */
 SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
 
+/* The task of several prompts together: what `given` (may be NULL) says, and what it does not from those prompts that have a task.
+ * These must agree on it, because all read the same text: MISMATCH, by name. *out borrows from all of them. */
+SP_API sp_status sp_ensemble_task(sp_task *out, const sp_task *given, const sp_prompt *const *prompts, size_t n_prompts);
+
 /* ---- the engine at its plainest: loss and gradient ----------------------------------------------------------- */
 
 typedef struct sp_example {
@@ -375,10 +379,10 @@ typedef struct sp_session sp_session;
 /* The prompt's keys and values are computed once, here; `prompt` may be NULL, and is not used after the call. */
 SP_API sp_status sp_session_create(sp_session **out, sp_model *model, const sp_prompt *prompt);
 
-/* The same text behind several prompts at once, an ensemble: it is one language model, whose next token is as likely as the geometric
- * mean of what the prompts say of it, made to sum to one: ln p(v) = mean over prompts of ln p_prompt(v) - ln z. Its logits are the
- * mean of the prompts' logits. Prompts may be of different methods and lengths; all are computed in one pass, each text once a
- * prompt. n_prompts 0: the model alone; 1: as above. */
+/* The same text behind several prompts at once, an ensemble: it is one language model, whose next token is as likely as the
+ * geometric mean of what the prompts say of it, made to sum to one: ln p(v) = mean over prompts of ln p_prompt(v) - ln z. Its
+ * logits are the mean of the prompts' logits. Prompts may be of different methods and lengths; all are computed in one pass, each
+ * text once a prompt. n_prompts 0: the model alone; 1: as above. */
 SP_API sp_status sp_session_create_ensemble(sp_session **out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts);
 SP_API void sp_session_free(sp_session *session);
 
@@ -432,6 +436,11 @@ typedef struct sp_classification {
 
 SP_API sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task,
                              const char *text);
+
+/* The same of an ensemble, as sp_session_create_ensemble has it: a label's probability is the product of its tokens'. `task` NULL:
+ * sp_ensemble_task's. */
+SP_API sp_status sp_classify_ensemble(sp_classification *out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts,
+                                      const sp_task *task, const char *text);
 SP_API void sp_classification_clear(sp_classification *classification);
 
 /* ---- evaluation ---------------------------------------------------------------------------------------------- */
@@ -482,6 +491,12 @@ typedef struct sp_eval_options {
  * `prompt` may be NULL: the model alone. `task` NULL: the prompt's own, or the defaults with the data's labels. */
 SP_API sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prompt, const sp_task *task,
                              const sp_dataset *data, const sp_eval_options *options, const sp_hooks *hooks);
+
+/* The same of an ensemble, as sp_session_create_ensemble has it. Of prompts of several tasks, each has the one in use: one_task.
+ * `task` NULL: sp_ensemble_task's. */
+SP_API sp_status sp_evaluate_ensemble(sp_evaluation *out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts,
+                                      const sp_task *task, const sp_dataset *data, const sp_eval_options *options,
+                                      const sp_hooks *hooks);
 
 /* ---- training ------------------------------------------------------------------------------------------------ */
 

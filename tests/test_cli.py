@@ -84,6 +84,7 @@ class UsageErrors(Case):
         (("train", "-m", "", "-d", "a", "-o", "b"), ["--model", "FILE is empty"]),
         (("train", "-m", "a", "-d", "b", "-o", ""), ["--output", "DIR is empty"]),
         ((*RUN, "-p", "", "text"), ["--prompt", "DIR is empty"]),
+        ((*RUN, "-p", "a", "-p", "", "text"), ["--prompt", "DIR is empty"]),
         ((*TRAIN, "--steps"), ["--steps", "needs a value"]),
         ((*TRAIN, "--json=yes"), ["--json", "takes no value"]),
         ((*TRAIN, "--lerning-rate", "1"), ["--lerning-rate", "did you mean --learning-rate?"]),
@@ -566,6 +567,69 @@ class Eval(WithModel):
         data.write_text("review,mood\n" + "".join(f'"{t}",positive\n' for t in POSITIVE))
         result = self.check(self.eval("-p", self.dir, "-d", data, "--text-column", "review", "--label-column", "mood", "--json"), 0)
         self.assertEqual(json.loads(result.stdout)["n"], len(POSITIVE))
+
+
+class Ensemble(WithModel):
+    """Adapters of two methods: each alone, and together."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.other = cls.work / "other"
+        cls.second = train(cls.other, "--method", "prefix", size=("--num-virtual-tokens", 6))
+
+    def eval(self, *prompts, more=()):
+        predictions = self.work / "ensemble.jsonl"
+        line = [argument for prompt in prompts for argument in ("-p", prompt)]
+        result = softprompt("eval", "-m", MODEL, *line, "-d", self.data, "--json", "--predictions", predictions, *more)
+        return json.loads(self.check(result, 0).stdout), [json.loads(row) for row in predictions.read_text().splitlines()]
+
+    def test_eval(self):
+        self.check(self.second, 0)
+        (first, one), (second, two), (both, together) = self.eval(self.dir), self.eval(self.other), self.eval(self.dir, self.other)
+        self.assertEqual(both["n"], self.n_rows)
+        for a, b, c in zip(one, two, together):
+            a, b, c = ([row["logprobs"][label] for label in ("positive", "negative")] for row in (a, b, c))
+            self.assertAlmostEqual(c[0] - c[1], (a[0] - a[1] + b[0] - b[1]) / 2, 3)  # answers of one token
+            self.assertGreaterEqual(c[0], (a[0] + b[0]) / 2 - 1e-3)  # made to sum to one, the geometric mean grows
+        self.assertAlmostEqual(both["loss"], -sum(row["logprobs"][row["label"]] for row in together) / self.n_rows, 5)
+        self.assertLess(both["loss"], (first["loss"] + second["loss"]) / 2 + 1e-4)
+        twice, _ = self.eval(self.dir, self.dir)
+        self.assertAlmostEqual(twice["loss"], first["loss"], 4)
+
+    def test_run(self):
+        both = ("run", "-m", MODEL, "-p", self.dir, "--prompt", self.other)
+        self.assertRegex(self.check(softprompt(*both, POSITIVE[0]), 0).stdout, r"\A(positive|negative) [01]\.\d\d\n\Z")
+        found = json.loads(self.check(softprompt(*both, POSITIVE[0], "--raw", "--max-new-tokens", 40, "--json"), 0).stdout)
+        self.assertEqual(len(found["tokens"]), len(found["logprobs"]))
+        self.assertGreater(len(found["tokens"]), 0)
+
+    def test_tasks_must_agree(self):
+        other = self.work / "other-template"
+        result = softprompt("train", "-m", MODEL, "-d", self.data, "-o", other, "--template", "{text} It is", "--num-virtual-tokens", 2,
+                            "--steps", 1, "--verbalizer", "positive= positive", "--verbalizer", "negative= negative")
+        self.check(result, 0)
+        line = ("-m", MODEL, "-p", self.dir, "-p", other)
+        self.assert_message(softprompt("eval", *line, "-d", self.data, "-q"), 1, "prompts 1 and 2", "different templates")
+        self.assert_message(softprompt("run", *line, POSITIVE[0]), 1, "different templates")
+        self.check(softprompt("eval", *line, "-d", self.data, *TASK[:2]), 0)
+        self.check(softprompt("run", *line, POSITIVE[0], "--raw", "--max-new-tokens", 2), 0)
+
+    def test_one_that_is_not_there(self):
+        result = softprompt("eval", "-m", MODEL, "-p", self.dir, "-p", self.work / "nowhere", "-d", self.data, "-q")
+        self.assert_message(result, 1, "nowhere")
+
+    def test_conversation(self):
+        bare = self.work / "bare"
+        rows = self.work / "completions.jsonl"
+        rows.write_text(json.dumps({"prompt": "One two", "completion": " three"}) + "\n")
+        self.check(softprompt("train", "-m", MODEL, "-d", rows, "-o", bare, "--num-virtual-tokens", 3, "--steps", 1), 0)
+        terminal = Terminal("run", "-m", MODEL, "-p", bare, "-p", bare, "--max-new-tokens", 40)
+        terminal.wait_for_prompt()
+        for message in ("Say hello.", "And again."):
+            terminal.send(message + "\n")
+            self.assertRegex(terminal.wait_for_prompt().split(message + "\r\n")[1], r"\w")
+        terminal.send("\x04")
+        self.assertEqual(terminal.exit_code(), 0)
 
 
 class SeveralTasks(WithModel):

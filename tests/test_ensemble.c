@@ -1,5 +1,6 @@
 /* test_ensemble.c: several prompts as one language model, against the prompts taken one by one: ln p of the ensemble is the mean of
  * theirs, less what makes it sum to one. Prompts of both kinds and of different lengths. */
+#define _GNU_SOURCE /* mkstemps */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -13,6 +14,7 @@
 #include <cmocka.h>
 
 #include "generate/session.h"
+#include "prompt/prompt.h"
 #include "softprompt.h"
 #include "tiny_model.h"
 #include "train/scorer.h"
@@ -302,6 +304,161 @@ static void test_answers_without_context(void **state)
     sp_scorer_free(scorer);
 }
 
+/* ---- labels ---- */
+
+static const sp_verbalizer VERBALIZERS[] = {{"good", "+"}, {"bad", "-"}, {"long", " tive"}};
+static const sp_verbalizer REVERSED[] = {{"long", " tive"}, {"bad", "-"}, {"good", "+"}};
+static const sp_verbalizer OTHERS[] = {{"good", "+"}, {"bad", "-"}, {"long", " t"}};
+static const sp_task TASK = {"Review: {text}\n", VERBALIZERS, 3, 0};
+static const char *const TEXTS[] = {"fun", "dull", "in the end a wonder", "no"};
+static const char *const LABELS[] = {"good", "bad", "long", "bad"};
+enum { N_ROWS = 4 };
+
+/* Labels of one token differ by the mean of what they differ by behind each prompt: what makes the distribution sum to one is the
+ * same for both. A label of several tokens is the product of the ensemble's tokens. */
+static void test_classification(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < N_ROWS; i++) {
+        double difference = 0, sum = 0, logprobs[TINY_VOCAB];
+        sp_classification found, one;
+        assert_int_equal(sp_classify_ensemble(&found, model, (const sp_prompt *const *)prompts, N_PROMPTS, &TASK, TEXTS[i]), SP_OK);
+        for (size_t p = 0; p < N_PROMPTS; p++) {
+            assert_int_equal(sp_classify(&one, model, prompts[p], &TASK, TEXTS[i]), SP_OK);
+            difference += (one.logprobs[0] - one.logprobs[1]) / N_PROMPTS;
+            sp_classification_clear(&one);
+        }
+        assert_true(fabs(found.logprobs[0] - found.logprobs[1] - difference) <= 1e-4);
+        char line[64];
+        int32_t *tokens, *answer;
+        size_t n, n_answer;
+        float logits[TINY_VOCAB];
+        snprintf(line, sizeof line, "Review: %s\n", TEXTS[i]);
+        assert_int_equal(sp_tokenize(&tokens, &n, sp_model_tokenizer(model), line, SIZE_MAX, 0), SP_OK);
+        assert_int_equal(sp_tokenize(&answer, &n_answer, sp_model_tokenizer(model), " tive", SIZE_MAX, 0), SP_OK);
+        assert_true(n_answer > 1);
+        sp_session *session = open_session(N_PROMPTS);
+        assert_int_equal(sp_session_append(session, tokens, n, logits), SP_OK);
+        for (size_t k = 0; k < n_answer; k++) {
+            logprobs_of(logprobs, logits);
+            sum += logprobs[answer[k]];
+            assert_int_equal(sp_session_append(session, answer + k, 1, logits), SP_OK);
+        }
+        assert_true(fabs(found.logprobs[2] - sum) <= 1e-4);
+        sp_session_free(session);
+        sp_free(tokens);
+        sp_free(answer);
+        sp_classification_clear(&found);
+    }
+}
+
+static sp_dataset *labelled_rows(void)
+{
+    char path[] = "/tmp/sp-ensemble-XXXXXX.tsv";
+    sp_dataset *data;
+    FILE *file = fdopen(mkstemps(path, 4), "w");
+    assert_non_null(file);
+    fputs("text\tlabel\n", file);
+    for (size_t i = 0; i < N_ROWS; i++) fprintf(file, "%s\t%s\n", TEXTS[i], LABELS[i]);
+    fclose(file);
+    assert_int_equal(sp_dataset_load(&data, path, NULL), SP_OK);
+    unlink(path);
+    return data;
+}
+
+/* Rows together as one by one; one prompt as sp_evaluate has it. */
+static void test_evaluation(void **state)
+{
+    (void)state;
+    const sp_prompt *const *all = (const sp_prompt *const *)prompts;
+    sp_dataset *data = labelled_rows();
+    sp_evaluation together, one, plain;
+    double loss = 0;
+    size_t n_right = 0;
+    for (size_t i = 0; i < N_ROWS; i++) {
+        sp_classification found;
+        size_t right = 0, n;
+        int32_t *tokens;
+        assert_int_equal(sp_classify_ensemble(&found, model, all, N_PROMPTS, &TASK, TEXTS[i]), SP_OK);
+        while (strcmp(found.labels[right], LABELS[i]) != 0) right++;
+        assert_int_equal(sp_tokenize(&tokens, &n, sp_model_tokenizer(model), VERBALIZERS[right].text, SIZE_MAX, 0), SP_OK);
+        sp_free(tokens);
+        loss -= found.logprobs[right] / (double)n / N_ROWS;
+        n_right += found.best == right;
+        sp_classification_clear(&found);
+    }
+    for (size_t batch = 1; batch <= 4; batch += 3) {
+        const sp_eval_options options = {.batch_size = batch};
+        assert_int_equal(sp_evaluate_ensemble(&together, model, all, N_PROMPTS, &TASK, data, &options, NULL), SP_OK);
+        assert_int_equal(together.n, N_ROWS);
+        assert_true(fabs(together.loss - loss) <= 1e-4);
+        assert_true(fabs(together.accuracy - (double)n_right / N_ROWS) < 1e-9);
+    }
+    assert_int_equal(sp_evaluate_ensemble(&one, model, all, 1, &TASK, data, NULL, NULL), SP_OK);
+    assert_int_equal(sp_evaluate(&plain, model, prompts[0], &TASK, data, NULL, NULL), SP_OK);
+    assert_true(one.loss == plain.loss && one.accuracy == plain.accuracy);
+    assert_true(fabs(together.loss - plain.loss) > 1e-3);
+    assert_int_equal(sp_evaluate_ensemble(&one, model, NULL, 0, &TASK, data, NULL, NULL), SP_OK);
+    assert_int_equal(sp_evaluate(&plain, model, NULL, &TASK, data, NULL, NULL), SP_OK);
+    assert_true(one.loss == plain.loss);
+    sp_dataset_free(data);
+}
+
+static sp_prompt *with_task(const sp_task *task)
+{
+    sp_prompt *prompt;
+    assert_int_equal(sp_prompt_create(&prompt, model, &(sp_prompt_options){.num_virtual_tokens = 2}), SP_OK);
+    if (task) assert_int_equal(sp_prompt_set_task(prompt, task), SP_OK);
+    return prompt;
+}
+
+/* Prompts that have a task must agree on what is not given. */
+static void test_tasks(void **state)
+{
+    (void)state;
+    const sp_task tasks[] = {{TASK.template_text, REVERSED, 3, 0},
+                             {"{text}", VERBALIZERS, 3, 0},
+                             {TASK.template_text, OTHERS, 3, 0},
+                             {TASK.template_text, VERBALIZERS, 2, 0},
+                             {TASK.template_text, VERBALIZERS, 3, 7}};
+    static const char *const differ[] = {NULL, "different templates", "different verbalizers", "different verbalizers", "maximal"};
+    sp_task merged;
+    for (size_t i = 0; i < 5; i++) {
+        sp_prompt *three[] = {with_task(NULL), with_task(&TASK), with_task(&tasks[i])};
+        const sp_prompt *const *all = (const sp_prompt *const *)three;
+        assert_int_equal(sp_ensemble_task(&merged, NULL, all, 3), differ[i] ? SP_ERR_MISMATCH : SP_OK);
+        if (differ[i]) assert_non_null(strstr(sp_message(), differ[i]));
+        if (differ[i]) assert_non_null(strstr(sp_message(), "prompts 2 and 3"));
+        if (!differ[i]) assert_string_equal(merged.verbalizers[0].label, "good");
+        const sp_task given = {i == 1 ? "Text: {text}" : NULL, i == 2 || i == 3 ? OTHERS : NULL, i == 2 || i == 3 ? 3 : 0,
+                               i == 4 ? 9 : 0};
+        assert_int_equal(sp_ensemble_task(&merged, &given, all, 3), SP_OK);
+        assert_string_equal(merged.template_text, i == 1 ? given.template_text : TASK.template_text);
+        assert_int_equal(merged.n_verbalizers, 3);
+        assert_int_equal(merged.max_length, i == 4 ? 9 : 0);
+        for (size_t p = 0; p < 3; p++) sp_prompt_free(three[p]);
+    }
+    assert_int_equal(sp_ensemble_task(&merged, NULL, NULL, 0), SP_OK);
+    assert_null(merged.template_text);
+}
+
+/* Rows name tasks, and an ensemble has one of each prompt. */
+static void test_prompts_of_several_tasks(void **state)
+{
+    (void)state;
+    sp_dataset *data = labelled_rows();
+    sp_evaluation e;
+    sp_prompt *several;
+    const sp_prompt_options options = {.method = SP_METHOD_MULTITASK, .num_virtual_tokens = 3, .num_tasks = 2};
+    assert_int_equal(sp_prompt_create(&several, model, &options), SP_OK);
+    const sp_prompt *both[] = {prompts[0], several};
+    assert_int_equal(sp_evaluate_ensemble(&e, model, both, 2, &TASK, data, NULL, NULL), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "prompt 2 of the ensemble has 2 tasks"));
+    assert_int_equal(sp_evaluate_ensemble(&e, model, both, 2, &TASK, data, &(sp_eval_options){.one_task = true}, NULL), SP_OK);
+    sp_prompt_free(several);
+    sp_dataset_free(data);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -313,6 +470,10 @@ int main(void)
         cmocka_unit_test(test_scores_follow_the_definition),
         cmocka_unit_test(test_greedy_answers),
         cmocka_unit_test(test_answers_without_context),
+        cmocka_unit_test(test_classification),
+        cmocka_unit_test(test_evaluation),
+        cmocka_unit_test(test_tasks),
+        cmocka_unit_test(test_prompts_of_several_tasks),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

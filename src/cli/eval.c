@@ -9,14 +9,16 @@
 
 typedef struct eval_flags {
     model_flags model;
-    const char *prompt, *data, *predictions;
+    text_list prompts;
+    const char *data, *predictions;
     size_t batch_size, task_id; /* task_id SIZE_MAX: the rows' own */
     task_flags task;
     output_flags output;
 } eval_flags;
 
 static const option_row file_rows[] = {
-    {OPTION_STRING, 'p', "prompt", "DIR", "the adapter", .fallback = "the model alone", .target = offsetof(eval_flags, prompt)},
+    {OPTION_STRINGS, 'p', "prompt", "DIR", "an adapter; given more than once: an ensemble", .fallback = "the model alone",
+     .target = offsetof(eval_flags, prompts)},
     {OPTION_COUNT, 0, "task", "K", "every row behind task K of a multitask adapter", .fallback = "the row's own",
      .target = offsetof(eval_flags, task_id), .max = 1e6},
     {OPTION_STRING, 'd', "data", "FILE", "data: JSONL, CSV or TSV", .target = offsetof(eval_flags, data), .required = true},
@@ -93,25 +95,12 @@ static void print_report(const findings *found, const sp_dataset *data)
     report_row("time", "%s", format_duration(evaluation->seconds).text);
 }
 
-/* The flags' task over the adapter's own: what a flag does not say stays. */
-static sp_task merge_tasks(const sp_task *own, const sp_task *given)
-{
-    sp_task task = own ? *own : (sp_task){0};
-    if (given->template_text) task.template_text = given->template_text;
-    if (given->max_length) task.max_length = given->max_length;
-    if (given->n_verbalizers) {
-        task.verbalizers = given->verbalizers;
-        task.n_verbalizers = given->n_verbalizers;
-    }
-    return task;
-}
-
 /* Room for what each task's rows say, where there are several. */
-static sp_status make_findings(findings *found, const sp_prompt *prompt, bool one_task)
+static sp_status make_findings(findings *found, const prompt_list *prompts, bool one_task)
 {
     *found = (findings){0};
-    if (!prompt || one_task || sp_prompt_num_tasks(prompt) == 1) return SP_OK;
-    found->n_tasks = sp_prompt_num_tasks(prompt);
+    if (prompts->n != 1 || one_task || sp_prompt_num_tasks(prompts->items[0]) == 1) return SP_OK;
+    found->n_tasks = sp_prompt_num_tasks(prompts->items[0]);
     found->tasks = calloc(found->n_tasks, sizeof *found->tasks);
     return found->tasks ? SP_OK : SP_ERR_MEMORY;
 }
@@ -119,7 +108,8 @@ static sp_status make_findings(findings *found, const sp_prompt *prompt, bool on
 static int evaluate(const eval_flags *flags, const sp_task *given)
 {
     sp_model *model = NULL;
-    sp_prompt *prompt = NULL;
+    prompt_list prompts = {0};
+    sp_task task;
     sp_dataset *data = NULL;
     const bool one_task = flags->task_id != SIZE_MAX;
     findings found = {0};
@@ -130,16 +120,16 @@ static int evaluate(const eval_flags *flags, const sp_task *given)
     progress_init(&bar, flags->output.quiet);
     if ((st = load_data(&data, flags->data, &flags->task, &bar.logger))) goto done;
     if ((st = load_model(&model, &flags->model))) goto done;
-    if ((st = load_prompt(&prompt, flags->prompt, one_task ? flags->task_id : 0, model, &bar.logger))) goto done;
-    if (make_findings(&found, prompt, one_task)) {
+    if ((code = load_prompts(&prompts, &flags->prompts, one_task ? flags->task_id : 0, model, &bar.logger))) goto done;
+    if ((st = sp_ensemble_task(&task, given, prompts_of(&prompts), prompts.n))) goto done;
+    if (make_findings(&found, &prompts, one_task)) {
         code = report_no_memory();
         goto done;
     }
     options.tasks = found.tasks;
     options.n_tasks = found.n_tasks;
     stop_at_interrupt();
-    sp_task task = merge_tasks(prompt ? sp_prompt_task(prompt) : NULL, given);
-    st = sp_evaluate(&found.all, model, prompt, &task, data, &options, &bar.hooks);
+    st = sp_evaluate_ensemble(&found.all, model, prompts_of(&prompts), prompts.n, &task, data, &options, &bar.hooks);
     progress_clear(&bar);
     if (st) goto done;
     if (flags->output.json)
@@ -149,7 +139,7 @@ static int evaluate(const eval_flags *flags, const sp_task *given)
 done:
     if (st) code = report_failure(st);
     free(found.tasks);
-    sp_prompt_free(prompt);
+    prompt_list_free(&prompts);
     sp_model_free(model);
     sp_dataset_free(data);
     return code;
@@ -162,22 +152,24 @@ static int run_eval(const command *self, int argc, char **argv)
     sp_verbalizer *verbalizers = NULL;
     int code;
     if (options_parse(self, &flags, NULL, argc, argv, &code) && !(code = make_task(&task, &verbalizers, self, &flags.task))) {
-        if (flags.task_id != SIZE_MAX && !flags.prompt)
+        if (flags.task_id != SIZE_MAX && !flags.prompts.n)
             code = usage_error(self, "--task is one of an adapter's tasks: give -p DIR");
         else
             code = evaluate(&flags, &task);
     }
     free(verbalizers);
     text_list_free(&flags.task.verbalizers);
+    text_list_free(&flags.prompts);
     return code;
 }
 
 const command eval_command = {
     .name = "eval",
-    .usage = "-m MODEL [-p DIR] -d DATA [flags]",
+    .usage = "-m MODEL [-p DIR]... -d DATA [flags]",
     .summary = "Evaluates an adapter, or the model alone, on DATA.",
     .details = "Rows with labels give accuracy and macro-F1, rows with completions exact match, rows with text\n"
-               "alone perplexity. Template and verbalizers come from the adapter unless they are given.",
+               "alone perplexity. Template and verbalizers come from the adapter unless they are given. Several\n"
+               "adapters are evaluated as one: the next token is as likely as the geometric mean of what they say.",
     .example = "  softprompt eval -m demo/model.gguf -p demo/prompt -d demo/data/test.jsonl --json",
     .groups = groups,
     .run = run_eval,

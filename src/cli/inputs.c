@@ -45,18 +45,37 @@ sp_status load_model(sp_model **out, const model_flags *flags)
     return sp_model_load(out, flags->path, &options);
 }
 
-sp_status load_prompt(sp_prompt **out, const char *dir, size_t task_id, const sp_model *model, const sp_logger *logger)
+static sp_status load_prompt(sp_prompt **out, const char *dir, bool is_only, size_t task_id, const sp_model *model,
+                             const sp_logger *logger)
 {
-    *out = NULL;
-    if (!dir) return SP_OK;
     sp_status st = sp_prompt_load(out, dir);
     if (!st) st = sp_prompt_check(*out, model, logger);
-    if (!st) st = sp_prompt_use_task(*out, task_id);
-    if (st) {
-        sp_prompt_free(*out);
-        *out = NULL;
-    }
+    if (!st && (is_only || sp_prompt_num_tasks(*out) > 1)) st = sp_prompt_use_task(*out, task_id);
     return st;
+}
+
+int load_prompts(prompt_list *out, const text_list *dirs, size_t task_id, const sp_model *model, const sp_logger *logger)
+{
+    sp_status st = SP_OK;
+    *out = (prompt_list){calloc(dirs->n + 1, sizeof(sp_prompt *)), 0};
+    if (!out->items) return report_no_memory();
+    for (; out->n < dirs->n && !st; out->n++)
+        st = load_prompt(&out->items[out->n], dirs->items[out->n], dirs->n == 1, task_id, model, logger);
+    if (!st) return EXIT_DONE;
+    prompt_list_free(out);
+    return report_failure(st);
+}
+
+void prompt_list_free(prompt_list *list)
+{
+    for (size_t i = 0; i < list->n; i++) sp_prompt_free(list->items[i]);
+    free(list->items);
+    *list = (prompt_list){0};
+}
+
+const sp_prompt *const *prompts_of(const prompt_list *list)
+{
+    return (const sp_prompt *const *)list->items;
 }
 
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger)

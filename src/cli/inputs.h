@@ -28,8 +28,18 @@ extern const option_row model_rows[], task_rows[], output_rows[];
 
 sp_status load_model(sp_model **out, const model_flags *flags);
 
-/* The adapter in `dir`, checked against the model, with this task of it in use. `dir` NULL: none, *out is NULL. */
-sp_status load_prompt(sp_prompt **out, const char *dir, size_t task_id, const sp_model *model, const sp_logger *logger);
+typedef struct prompt_list {
+    sp_prompt **items; /* several are an ensemble */
+    size_t n;
+} prompt_list;
+
+/* The adapters in the directories `dirs` (none: an empty list), checked against the model. task_id: the task of each to be used, of
+ * several adapters where they have more than one. EXIT_DONE or, with a message, the exit code. */
+int load_prompts(prompt_list *out, const text_list *dirs, size_t task_id, const sp_model *model, const sp_logger *logger);
+void prompt_list_free(prompt_list *list);
+
+/* The list as the library's calls take it. */
+const sp_prompt *const *prompts_of(const prompt_list *list);
 
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger);
 

@@ -175,27 +175,37 @@ static int undo_escapes(const command *self, const option_row *row, char *value)
     return EXIT_DONE;
 }
 
-static int append_text(const command *self, const option_row *row, text_list *list, char *value)
+static int append_text(text_list *list, char *value)
 {
     char **items = realloc(list->items, (list->n + 1) * sizeof *items);
     if (!items) return report_no_memory();
     list->items = items;
     items[list->n++] = value;
-    return undo_escapes(self, row, value);
+    return EXIT_DONE;
+}
+
+/* Names of files and columns: an empty one is a variable of a script that was never set. */
+static int check_string(const command *self, const option_row *row, const char *value)
+{
+    return *value ? EXIT_DONE : usage_error(self, "--%s: %s is empty", row->name, row->argument);
 }
 
 static int read_value(const command *self, option_slot *slot, char *value)
 {
     const option_row *row = slot->row;
     void *target = slot->target;
+    int failed;
     slot->given = true;
     switch (row->kind) {
     case OPTION_FLAG:
         *(bool *)target = true;
         return EXIT_DONE;
-    case OPTION_STRING: /* names of files and columns: an empty one is a variable of a script that was never set */
+    case OPTION_STRING:
         *(const char **)target = value;
-        return *value ? EXIT_DONE : usage_error(self, "--%s: %s is empty", row->name, row->argument);
+        return check_string(self, row, value);
+    case OPTION_STRINGS:
+        failed = append_text(target, value);
+        return failed ? failed : check_string(self, row, value);
     case OPTION_TEXT:
         *(const char **)target = value;
         return undo_escapes(self, row, value);
@@ -206,7 +216,8 @@ static int read_value(const command *self, option_slot *slot, char *value)
     case OPTION_CHOICE:
         return read_choice(self, row, target, value);
     case OPTION_TEXTS:
-        return append_text(self, row, target, value);
+        failed = append_text(target, value);
+        return failed ? failed : undo_escapes(self, row, value);
     case OPTION_LATER:
         return usage_error(self, "--%s is not in this version", row->name);
     case OPTION_HELP:

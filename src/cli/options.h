@@ -14,15 +14,16 @@
 enum { EXIT_DONE = 0, EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
 typedef enum option_kind {
-    OPTION_FLAG,   /* bool: given or not */
-    OPTION_STRING, /* const char *: as it is given */
-    OPTION_TEXT,   /* const char *: \n, \t and \\ are understood */
-    OPTION_COUNT,  /* size_t: a whole number, min to max (max 0: no bound) */
-    OPTION_REAL,   /* double, min to max */
-    OPTION_CHOICE, /* int: which of the words of `argument`, from 0 */
-    OPTION_TEXTS,  /* text_list: OPTION_TEXT, may be given more than once */
-    OPTION_LATER,  /* takes an argument; known, but not in this version, and so not in help */
-    OPTION_HELP    /* prints help and ends the command */
+    OPTION_FLAG,    /* bool: given or not */
+    OPTION_STRING,  /* const char *: as it is given */
+    OPTION_TEXT,    /* const char *: \n, \t and \\ are understood */
+    OPTION_COUNT,   /* size_t: a whole number, min to max (max 0: no bound) */
+    OPTION_REAL,    /* double, min to max */
+    OPTION_CHOICE,  /* int: which of the words of `argument`, from 0 */
+    OPTION_TEXTS,   /* text_list: OPTION_TEXT, may be given more than once */
+    OPTION_STRINGS, /* text_list: OPTION_STRING, may be given more than once */
+    OPTION_LATER,   /* takes an argument; known, but not in this version, and so not in help */
+    OPTION_HELP     /* prints help and ends the command */
 } option_kind;
 
 typedef struct text_list {

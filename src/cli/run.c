@@ -15,7 +15,7 @@
 
 typedef struct run_flags {
     model_flags model;
-    const char *prompt;
+    text_list prompts;
     bool raw, no_special;
     size_t task_id, max_length, max_new_tokens, top_k, seed;
     double temperature, top_p, min_p, repetition_penalty;
@@ -24,7 +24,8 @@ typedef struct run_flags {
 } run_flags;
 
 static const option_row text_rows[] = {
-    {OPTION_STRING, 'p', "prompt", "DIR", "the adapter", .fallback = "the model alone", .target = offsetof(run_flags, prompt)},
+    {OPTION_STRINGS, 'p', "prompt", "DIR", "an adapter; given more than once: an ensemble", .fallback = "the model alone",
+     .target = offsetof(run_flags, prompts)},
     {OPTION_COUNT, 0, "task", "K", "which task of a multitask adapter", .fallback = "0", .target = offsetof(run_flags, task_id),
      .max = 1e6},
     {OPTION_FLAG, 0, "raw", .help = "leave the adapter's template and labels aside", .target = offsetof(run_flags, raw)},
@@ -122,7 +123,11 @@ static int check_room(const run_job *job, size_t n_tokens)
 {
     sp_model_info info;
     sp_model_get_info(&info, job->model);
-    size_t used = job->prompt ? sp_prompt_num_virtual_tokens(job->prompt) : 0;
+    size_t used = 0; /* by the longest prompt */
+    for (size_t i = 0; i < job->prompts.n; i++) {
+        size_t n_virtual = sp_prompt_num_virtual_tokens(job->prompts.items[i]);
+        if (n_virtual > used) used = n_virtual;
+    }
     size_t room = info.context_length > used ? info.context_length - used : 0;
     return n_tokens > room ? fail_too_long(n_tokens, "behind the prompt the model's context has room for", room) : EXIT_DONE;
 }
@@ -227,7 +232,7 @@ static int classify(const run_job *job, const char *text)
     sp_task task = *job->task;
     sp_classification found;
     if (job->max_length) task.max_length = job->max_length;
-    sp_status st = sp_classify(&found, job->model, job->prompt, &task, text);
+    sp_status st = sp_classify_ensemble(&found, job->model, prompts_of(&job->prompts), job->prompts.n, &task, text);
     if (st) return report_failure(st);
     int code = print_label(job, &found);
     sp_classification_clear(&found);
@@ -245,7 +250,7 @@ static int complete(run_job *job, const int32_t *tokens, size_t n)
     return code;
 }
 
-/* The tokens of a text to be classified are made again by sp_classify: here they only show that it fits. */
+/* The tokens of a text to be classified are made again by sp_classify_ensemble: here they only show that it fits. */
 int answer_text(run_job *job, const char *text)
 {
     int32_t *tokens;
@@ -300,13 +305,33 @@ static sp_sampling make_sampling(const run_flags *flags)
 /* An adapter that learnt from prompts and completions or from chats wraps nothing. */
 static bool wraps_text(const sp_task *task)
 {
-    return task && (task->n_verbalizers || (task->template_text && strcmp(task->template_text, "{text}") != 0));
+    return task->n_verbalizers || (task->template_text && strcmp(task->template_text, "{text}") != 0);
 }
 
 /* sp_classify reads a text as training did, which parses them. */
 static int fail_no_special(const command *self)
 {
     return usage_error(self, "--no-special does not go with an adapter that answers with labels; leave it out, or add --raw");
+}
+
+static int open_job(run_job *job, const run_flags *flags, const sp_logger *logger)
+{
+    sp_status st = load_model(&job->model, &flags->model);
+    if (st) return report_failure(st);
+    int code = load_prompts(&job->prompts, &flags->prompts, flags->task_id, job->model, logger);
+    if (code) return code;
+    st = sp_session_create_ensemble(&job->session, job->model, prompts_of(&job->prompts), job->prompts.n);
+    if (!st && !flags->raw) st = sp_ensemble_task(&job->own_task, NULL, prompts_of(&job->prompts), job->prompts.n);
+    if (st) return report_failure(st);
+    if (wraps_text(&job->own_task)) job->task = &job->own_task;
+    return EXIT_DONE;
+}
+
+static void close_job(run_job *job)
+{
+    sp_session_free(job->session);
+    prompt_list_free(&job->prompts);
+    sp_model_free(job->model);
 }
 
 /* text NULL: a conversation. */
@@ -317,26 +342,18 @@ static int answer(const command *self, const run_flags *flags, const char *text)
                    .no_special = flags->no_special,
                    .json = flags->output.json,
                    .quiet = flags->output.quiet};
-    sp_prompt *prompt = NULL;
     progress_bar bar;
-    int code = EXIT_FAILED;
     progress_init(&bar, flags->output.quiet);
-    sp_status st = load_model(&job.model, &flags->model);
-    if (!st) st = load_prompt(&prompt, flags->prompt, flags->task_id, job.model, &bar.logger);
-    if (!st) st = sp_session_create(&job.session, job.model, prompt);
-    if (st) {
-        code = report_failure(st);
-    } else {
-        job.prompt = prompt;
-        job.task = prompt && !flags->raw && wraps_text(sp_prompt_task(prompt)) ? sp_prompt_task(prompt) : NULL;
-        if (job.no_special && job.task && job.task->n_verbalizers)
-            code = fail_no_special(self);
-        else
-            code = text ? answer_text(&job, text) : converse(&job);
+    int code = open_job(&job, flags, &bar.logger);
+    if (code) {
+        close_job(&job);
+        return code;
     }
-    sp_session_free(job.session);
-    sp_prompt_free(prompt);
-    sp_model_free(job.model);
+    if (job.no_special && job.task && job.task->n_verbalizers)
+        code = fail_no_special(self);
+    else
+        code = text ? answer_text(&job, text) : converse(&job);
+    close_job(&job);
     return code;
 }
 
@@ -347,7 +364,7 @@ static int run_run(const command *self, int argc, char **argv)
     char *input = NULL;
     int code;
     if (!options_parse(self, &flags, &text, argc, argv, &code)) goto done;
-    if (flags.task_id && !flags.prompt) {
+    if (flags.task_id && !flags.prompts.n) {
         code = usage_error(self, "--task is one of an adapter's tasks: give -p DIR");
         goto done;
     }
@@ -360,16 +377,18 @@ static int run_run(const command *self, int argc, char **argv)
 done:
     free(input);
     text_list_free(&flags.stop);
+    text_list_free(&flags.prompts);
     return code;
 }
 
 const command run_command = {
     .name = "run",
-    .usage = "-m MODEL [-p DIR] [TEXT] [flags]",
+    .usage = "-m MODEL [-p DIR]... [TEXT] [flags]",
     .summary = "Answers TEXT, or standard input; on a terminal without either: a conversation.",
     .details = "An adapter with a template wraps TEXT in it; one with labels prints the likeliest label and its\n"
                "probability among the labels. Otherwise the completion alone goes to standard output. With --json:\n"
-               "text, tokens, finish_reason, label and logprobs. A TEXT that begins with - comes after --.",
+               "text, tokens, finish_reason, label and logprobs. A TEXT that begins with - comes after --. Several\n"
+               "adapters answer as one: the next token is as likely as the geometric mean of what they say.",
     .example = "  softprompt run -m demo/model.gguf -p demo/prompt 'A warm, funny, beautifully acted film.'",
     .groups = groups,
     .operand = "TEXT",

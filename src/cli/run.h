@@ -4,13 +4,14 @@
 
 #include <softprompt.h>
 
-#include "options.h"
+#include "inputs.h"
 
 typedef struct run_job {
     sp_model *model;
-    const sp_prompt *prompt; /* NULL: the model alone */
-    const sp_task *task;     /* the adapter's, where TEXT is to be wrapped in it; NULL: TEXT is raw */
-    sp_session *session;     /* begins behind the prompt */
+    prompt_list prompts; /* several are an ensemble; none: the model alone */
+    sp_task own_task;
+    const sp_task *task; /* the adapters', own_task, where TEXT is to be wrapped in it; NULL: TEXT is raw */
+    sp_session *session; /* begins behind the prompts */
     sp_sampling sampling;
     size_t max_length; /* 0: a text that does not fit is an error */
     bool no_special, json, quiet;

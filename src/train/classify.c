@@ -3,14 +3,14 @@
 
 #include "base/status.h"
 #include "train/encoded.h"
+#include "train/ensemble.h"
 #include "train/scorer.h"
 
-static sp_status encode_text(sp_encoded_row *out, const sp_model *model, const sp_prompt *prompt, const sp_task *task,
-                             const char *text)
+static sp_status encode_text(sp_encoded_row *out, const sp_model *model, size_t n_front, const sp_task *task, const char *text)
 {
     size_t room;
     const sp_row row = {.kind = SP_ROW_LABEL, .line = 1, .text = text};
-    sp_status st = sp_room_behind_prompt(&room, model, prompt ? sp_prompt_num_virtual_tokens(prompt) : 0);
+    sp_status st = sp_room_behind_prompt(&room, model, n_front);
     if (!st) st = sp_task_encode(out, task, sp_model_tokenizer(model), &row, room);
     if (!st && out->truncated && task->max_length == 0)
         st = sp_fail(SP_ERR_ARGUMENT,
@@ -36,34 +36,50 @@ static sp_status score_candidates(double *logprobs, sp_scorer *scorer, const sp_
     return st;
 }
 
-sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const char *text)
+/* labels and logprobs (n_labels) of out written; its best. */
+static sp_status classify(sp_classification *out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts,
+                          const sp_task *task, const char *text)
 {
-    *out = (sp_classification){0};
-    if (!task && prompt) task = sp_prompt_task(prompt);
-    if (!task || task->n_verbalizers == 0)
-        return sp_fail(SP_ERR_ARGUMENT, "no labels to choose from; give verbalizers, or a prompt that was trained on labels");
-    size_t n = task->n_verbalizers;
     sp_encoded_row row = {0};
     sp_scorer *scorer = NULL;
-    sp_status st = prompt ? sp_prompt_check(prompt, model, NULL) : SP_OK;
-    if (!st) st = encode_text(&row, model, prompt, task, text);
+    sp_root *roots = NULL;
+    sp_status st = sp_ensemble_check(prompts, n_prompts, model, NULL);
+    if (!st) st = encode_text(&row, model, sp_ensemble_n_front(prompts, n_prompts), task, text);
     if (!st) st = sp_scorer_create(&scorer, model);
-    out->labels = calloc(n, sizeof *out->labels);
-    out->logprobs = calloc(n, sizeof *out->logprobs);
-    if (!st && (!out->labels || !out->logprobs)) st = sp_fail_no_memory(n * sizeof *out->logprobs);
-    if (!st) {
-        sp_scorer_set_prompt(scorer, prompt);
-        st = score_candidates(out->logprobs, scorer, &row);
-    }
-    for (size_t i = 0; i < n && !st; i++) {
+    if (!st) st = sp_ensemble_set(&roots, scorer, prompts, n_prompts);
+    if (!st) st = score_candidates(out->logprobs, scorer, &row);
+    for (size_t i = 0; i < out->n_labels && !st; i++) {
         out->labels[i] = task->verbalizers[i].label;
         if (out->logprobs[i] > out->logprobs[out->best]) out->best = i;
     }
-    out->n_labels = n;
+    free(roots);
     sp_scorer_free(scorer);
     sp_encoded_row_clear(&row);
+    return st;
+}
+
+sp_status sp_classify_ensemble(sp_classification *out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts,
+                               const sp_task *task, const char *text)
+{
+    sp_task own;
+    sp_status st = task ? SP_OK : sp_ensemble_task(&own, NULL, prompts, n_prompts);
+    *out = (sp_classification){0};
+    if (st) return st;
+    if (!task) task = &own;
+    if (task->n_verbalizers == 0)
+        return sp_fail(SP_ERR_ARGUMENT, "no labels to choose from; give verbalizers, or a prompt that was trained on labels");
+    size_t n = out->n_labels = task->n_verbalizers;
+    out->labels = calloc(n, sizeof *out->labels);
+    out->logprobs = calloc(n, sizeof *out->logprobs);
+    if (!out->labels || !out->logprobs) st = sp_fail_no_memory(n * sizeof *out->logprobs);
+    if (!st) st = classify(out, model, prompts, n_prompts, task, text);
     if (st) sp_classification_clear(out);
     return st;
+}
+
+sp_status sp_classify(sp_classification *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const char *text)
+{
+    return sp_classify_ensemble(out, model, &prompt, prompt ? 1 : 0, task, text);
 }
 
 void sp_classification_clear(sp_classification *classification)

@@ -16,6 +16,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "format/json.h"
+#include "train/ensemble.h"
 #include "train/metrics.h"
 
 enum { DEFAULT_BATCH_SIZE = 32 };
@@ -276,30 +277,44 @@ bool sp_evaluation_is_better(const sp_evaluation *a, const sp_evaluation *b)
     return a->loss < b->loss || (isfinite(a->loss) && !isfinite(b->loss));
 }
 
-sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const sp_dataset *data,
-                      const sp_eval_options *options, const sp_hooks *hooks)
+/* What is in front of the rows: the prompts, of one the prompts of its tasks. *n_tasks: how many a row may choose from; 0: it does
+ * not matter what it names. */
+static sp_status set_roots(sp_root **roots, size_t *n_tasks, sp_scorer *scorer, const sp_prompt *const *prompts, size_t n_prompts,
+                           const sp_eval_options *options)
 {
-    static const sp_task no_task;
+    *n_tasks = 0;
+    if (n_prompts == 1 && !options->one_task && sp_prompt_method(prompts[0]) == SP_METHOD_MULTITASK) {
+        sp_status st = sp_roots_of_prompt(roots, n_tasks, prompts[0]);
+        if (!st) sp_scorer_set_roots(scorer, *roots, *n_tasks);
+        return st;
+    }
+    for (size_t i = 0; i < n_prompts && !options->one_task; i++)
+        if (sp_prompt_num_tasks(prompts[i]) > 1)
+            return sp_fail(SP_ERR_ARGUMENT,
+                           "prompt %zu of the ensemble has %zu tasks, and an ensemble reads one of each; say which one", i + 1,
+                           sp_prompt_num_tasks(prompts[i]));
+    return sp_ensemble_set(roots, scorer, prompts, n_prompts);
+}
+
+sp_status sp_evaluate_ensemble(sp_evaluation *out, sp_model *model, const sp_prompt *const *prompts, size_t n_prompts,
+                               const sp_task *task, const sp_dataset *data, const sp_eval_options *options, const sp_hooks *hooks)
+{
     static const sp_eval_options defaults;
-    const sp_task *given = task ? task : prompt && sp_prompt_task(prompt) ? sp_prompt_task(prompt) : &no_task;
-    sp_task *resolved = NULL;
+    sp_task own, *resolved = NULL;
     sp_scorer *scorer = NULL;
     sp_encoded_data encoded = {0};
     sp_root *roots = NULL;
-    size_t n_roots;
+    size_t n_tasks;
     if (!options) options = &defaults;
     const sp_logger *logger = hooks ? hooks->logger : NULL;
     *out = (sp_evaluation){0};
-    sp_status st = prompt ? sp_prompt_check(prompt, model, logger) : SP_OK;
+    sp_status st = sp_ensemble_check(prompts, n_prompts, model, logger);
     if (!st && options->predictions_path) st = sp_check_writable(options->predictions_path);
-    if (!st) st = sp_task_resolve(&resolved, given, data);
-    if (!st) st = sp_roots_of_prompt(&roots, &n_roots, prompt);
-    if (!st) {
-        const bool tasks_matter = prompt && !options->one_task && sp_prompt_method(prompt) == SP_METHOD_MULTITASK;
-        const size_t n_front = prompt ? sp_prompt_num_virtual_tokens(prompt) : 0;
-        st = sp_encoded_data_create(&encoded, resolved, model, data, n_front, tasks_matter ? n_roots : 0, logger);
-    }
+    if (!st && !task) st = sp_ensemble_task(&own, NULL, prompts, n_prompts);
+    if (!st) st = sp_task_resolve(&resolved, task ? task : &own, data);
     if (!st) st = sp_scorer_create(&scorer, model);
+    if (!st) st = set_roots(&roots, &n_tasks, scorer, prompts, n_prompts, options);
+    if (!st) st = sp_encoded_data_create(&encoded, resolved, model, data, sp_ensemble_n_front(prompts, n_prompts), n_tasks, logger);
     if (!st) {
         const sp_evaluation_inputs inputs = {resolved,
                                              &encoded,
@@ -307,10 +322,6 @@ sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prom
                                              options->predictions_path,
                                              options->tasks,
                                              options->tasks ? options->n_tasks : 0};
-        if (options->one_task)
-            sp_scorer_set_prompt(scorer, prompt);
-        else
-            sp_scorer_set_roots(scorer, roots, n_roots);
         st = sp_evaluate_encoded(out, scorer, &inputs, hooks);
     }
     free(roots);
@@ -318,4 +329,10 @@ sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prom
     sp_encoded_data_clear(&encoded);
     sp_task_free(resolved);
     return st;
+}
+
+sp_status sp_evaluate(sp_evaluation *out, sp_model *model, const sp_prompt *prompt, const sp_task *task, const sp_dataset *data,
+                      const sp_eval_options *options, const sp_hooks *hooks)
+{
+    return sp_evaluate_ensemble(out, model, &prompt, prompt ? 1 : 0, task, data, options, hooks);
 }

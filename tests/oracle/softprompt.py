@@ -151,9 +151,15 @@ def write_adapter(directory, matrix):
 
 
 class Session:
+    """prompt: a Prompt, or several, an ensemble"""
+
     def __init__(self, model, prompt=None):
         self.handle, self.model = c.c_void_p(), model
-        check(lib.sp_session_create(c.byref(self.handle), model.handle, prompt and prompt.handle))
+        if isinstance(prompt, list):
+            handles = (c.c_void_p * len(prompt))(*[p.handle for p in prompt])
+            check(lib.sp_session_create_ensemble(c.byref(self.handle), model.handle, handles, c.c_size_t(len(prompt))))
+        else:
+            check(lib.sp_session_create(c.byref(self.handle), model.handle, prompt and prompt.handle))
 
     def __del__(self):
         lib.sp_session_free(self.handle)
