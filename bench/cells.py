@@ -35,7 +35,7 @@ class Budget:
 
 
 QUICK = Budget(steps=4, warmup_steps=1, batch_size=4, eval_every=2, draws=1, timed_steps=3, timed_answers=4, checked_rows=8,
-               trial_steps=1, rows=24)
+               trial_steps=1, rows=48)
 NOT_OF_RESULTS = ("timed_steps", "timed_answers", "draws", "checked_rows")  # what more or less of changes no accuracy
 
 

@@ -289,6 +289,15 @@ def test_compare(directory):
                      lambda other=other: choosing.compare(cell, "x", near, other))
 
 
+def test_rates_of_gemma(directory):
+    method = choosing.METHODS["prompt"]
+    cell = make_cell(directory, method)
+    assert "--learning-rate" not in method.command(cell, "run", 3, [])
+    cell.model_name = "gemma-3-270m.Q4_K_M"
+    command = method.command(cell, "run", 3, ["--resume"])
+    assert command[command.index("--learning-rate") + 1] == "0.07" and command[-1] == "--resume"
+
+
 class Method(choosing.InContext):
     """Finds the number of things that were measured so far."""
 
