@@ -281,11 +281,18 @@ static sp_status find_layer(sp_layer_tensors *out, const sp_model *m, size_t lay
     return SP_OK;
 }
 
+/* LongRoPE's long factors are known beside the short ones only. */
+static const sp_gguf_tensor *find_used_factors(const sp_model *m, size_t which)
+{
+    if (!m->rope || (which == LONG_FACTORS && !sp_source_find_tensor(m->source, factor_tensors[SHORT_FACTORS]))) return NULL;
+    return sp_source_find_tensor(m->source, factor_tensors[which]);
+}
+
 static bool is_used(const sp_model *m, const sp_gguf_tensor *t)
 {
     if (t == m->embedding || t == m->positions || t == m->output || t == m->output_norm || t == m->output_norm_bias) return true;
-    for (size_t i = 0; m->rope && i < N_FACTORS; i++)
-        if (strcmp(t->name, factor_tensors[i]) == 0) return true;
+    for (size_t i = 0; i < N_FACTORS; i++)
+        if (t == find_used_factors(m, i)) return true;
     for (size_t l = 0; l < m->n_layer; l++)
         for (size_t i = 0; i < SP_N_LAYER_TENSORS; i++)
             if (t == m->layers[l].of[i]) return true;
@@ -301,7 +308,7 @@ static sp_status check_all_used(sp_model *m)
 {
     size_t n = sp_source_n_tensors(m->source), expected = 2 + (m->output != m->embedding);
     expected += (m->positions != NULL) + (m->output_norm_bias != NULL);
-    for (size_t i = 0; m->rope && i < N_FACTORS; i++) expected += sp_source_find_tensor(m->source, factor_tensors[i]) != NULL;
+    for (size_t i = 0; i < N_FACTORS; i++) expected += find_used_factors(m, i) != NULL;
     for (size_t i = 0; i < m->n_layer * SP_N_LAYER_TENSORS; i++)
         expected += m->layers[i / SP_N_LAYER_TENSORS].of[i % SP_N_LAYER_TENSORS] != NULL;
     for (size_t i = 0; i < n; i++) m->n_parameters += count_values(sp_source_tensor_at(m->source, i));

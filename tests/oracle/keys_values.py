@@ -2,6 +2,7 @@
 here, ours give our logits there, and the gradient is that of torch autograd through PEFT.
 
     python tests/oracle/keys_values.py tiny
+    python tests/oracle/keys_values.py tiny gpt2  # families whose name begins so
     python tests/oracle/keys_values.py smollm2
 """
 
@@ -159,10 +160,12 @@ TINY = (
 )
 
 
-def tiny():
+def tiny(beginning=""):
     rng, good = np.random.default_rng(7), True
     with tempfile.TemporaryDirectory() as directory:
         for kv_heads, d_head, family in TINY:
+            if not family.get("family", "llama").startswith(beginning):
+                continue
             options = {"num_key_value_heads": kv_heads, "head_dim": d_head, "num_hidden_layers": 3, **family}
             path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **options)
             base, model, tokenizer = hf_model.load(path), softprompt.Model(path), hf_model.load_tokenizer(path)
@@ -192,4 +195,4 @@ def smollm2():
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(0 if {"tiny": tiny, "smollm2": smollm2}[sys.argv[1]]() else 1)
+    sys.exit(0 if {"tiny": tiny, "smollm2": smollm2}[sys.argv[1]](*sys.argv[2:]) else 1)
