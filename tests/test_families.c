@@ -126,7 +126,8 @@ static void for_every_row(row_test *test)
 static void compute_gradient(float *gradient, double *loss, const sp_architecture *a, sp_weights weights, sp_method method)
 {
     static const int32_t tokens[] = {72, 101, 108, 5, 7, 200};
-    const sp_example examples[] = {{tokens, 6, 2}, {tokens, 4, 1}};
+    const sp_example examples[] = {{.tokens = tokens, .n_tokens = 6, .n_answer = 2},
+                                   {.tokens = tokens, .n_tokens = 4, .n_answer = 1}};
     const sp_prompt_options options = {.method = method, .num_virtual_tokens = 2, .init = SP_INIT_RANDOM, .seed = 3};
     sp_model *model;
     sp_prompt *prompt;

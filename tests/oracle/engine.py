@@ -182,6 +182,8 @@ def check_tiny(name, options, directory):
         their_loss, their_gradient = torch_gradient(reference, prompt, examples)
         good &= report("    loss", abs(loss - their_loss) / their_loss, 1e-5)
         good &= report("    gradient", relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
+    if reference.config.num_hidden_layers > 40:  # there for one number of the whole model; minutes of torch's time for the rest
+        return good
     good &= check_packing(model, softprompt.Prompt(prompt), examples, loss, gradient)
     good &= check_growing_session(path)
     return good & check_finite_differences(path, prompt, examples, gradient)
