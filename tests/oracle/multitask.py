@@ -61,14 +61,16 @@ def peft_logits(model, tokens, task):
 
 
 def make_pefts(base, n, tasks, ranks):
-    """With numbers as large as training makes them: products of PEFT's start are next to nothing."""
+    """As training from factors of one leaves them: the first rank near 1, the others small. Products of PEFT's start are next to
+    nothing; products of noise are prompts behind which f32 is noise, torch's as well (docs/methods.md)."""
     model = peft.get_peft_model(base, config(n, tasks, ranks))
     embeddings = base.get_input_embeddings().weight
     shared, cols, rows = parameters(model)
     with torch.no_grad():
         shared.copy_(embeddings[torch.randint(0, len(embeddings), (n,))])
-        cols.copy_(1 + 0.3 * torch.randn_like(cols))
-        rows.copy_((1 + 0.3 * torch.randn_like(rows)) / ranks)
+        for factor, first in ((cols, cols[..., 0]), (rows, rows[:, 0])):
+            factor.copy_(0.1 * torch.randn_like(factor))
+            first += 1
     return model
 
 
