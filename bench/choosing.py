@@ -5,7 +5,8 @@ the method's defaults, and the adapter is the best of the evaluations on validat
 is in the cache), only what trains is measured, and on the reviews.
 
 A row: model, data, method; accuracy on the test split with its 95 % interval, macro_f1, n; of examples in the context the mean of
-`accuracies`, one for each draw of examples from the training rows, half of each label. train_minutes: the median of a few steps
+`accuracies`, one for each draw of examples from the training rows, half of each label, and at_best_threshold, what each would be if
+the answers were calibrated on the test rows themselves. train_minutes: the median of a few steps
 (step_seconds) times the steps, evaluations not counted; train_peak_rss_gb; artefact_bytes: what is kept for the task (the adapter,
 or the examples' text); answer_ms: the median over single requests, from a text to the labels' probabilities, in one process that
 has the model loaded and keys and values of all that the requests share computed (the prompt, the examples; of LoRA, which is
@@ -51,11 +52,13 @@ class InContext:
     def accuracy(self, cell):
         n_draws = cell.budget.draws if self.shots else 1
         draws = [cell.once(f"draw-{draw}", lambda draw=draw: self.evaluate(cell, draw)) for draw in range(n_draws)]
-        n = draws[0]["n"]
+        rows, n = ours.read_rows(cell.split("test")), draws[0]["n"]
+        best = [cells.best_threshold(rows, [row["logprobs"] for row in ours.read_rows(cell.path(f"predictions-{draw}.jsonl"))])
+                for draw in range(n_draws)]
         accuracy, f1 = (sum(draw[key] for draw in draws) / n_draws for key in ("accuracy", "macro_f1"))
         checked = cell.once("check", lambda: self.check(cell))
         return {"n": n, "accuracy": accuracy, "accuracy_ci95": cells.wilson(accuracy * n, n), "macro_f1": f1,
-                "accuracies": [draw["accuracy"] for draw in draws], "checked": checked,
+                "accuracies": [draw["accuracy"] for draw in draws], "at_best_threshold": best, "checked": checked,
                 "artefact_bytes": round(sum(draw["context_bytes"] for draw in draws) / n_draws)}
 
     def evaluate(self, cell, draw):

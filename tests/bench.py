@@ -246,6 +246,18 @@ def test_figures_of_predictions():
     assert cells.better(found, worse) and not cells.better(worse, found) and not cells.better(found, found)
 
 
+def test_best_threshold():
+    """Against every threshold in turn; equal differences are on one side of it."""
+    rng = random.Random(5)
+    for n in (1, 2, 9, 40):
+        rows = [{"label": rng.choice(cells.LABELS)} for _ in range(n)]
+        differences = [rng.randrange(-4, 5) + 2 * (row["label"] == "positive") for row in rows]
+        logprobs = [{"positive": difference - 7.0, "negative": -7.0} for difference in differences]
+        expected = max(sum((d > threshold) == (row["label"] == "positive") for d, row in zip(differences, rows))
+                       for threshold in range(-6, 9))
+        assert cells.best_threshold(rows, logprobs) == expected / n
+
+
 def test_rows_are_spread():
     assert cells.spread(list(range(10)), 4) == [0, 2, 5, 7]
     assert cells.spread([1, 2], 2) == cells.spread([1, 2], 3) == cells.spread([1, 2], None) == [1, 2]
