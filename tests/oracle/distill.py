@@ -100,6 +100,8 @@ def check_nothing(base, model, context, queries, bos):
 TINY = {
     "llama": dict(),
     "qwen3, own head, q8_0": dict(family="qwen3", head_dim=32, tie_word_embeddings=False, matrix_type="Q8_0"),
+    "gemma2": dict(family="gemma2", num_hidden_layers=3, head_dim=24, query_pre_attn_scalar=24, sliding_window=6,
+                   attn_logit_softcapping=2.0, final_logit_softcapping=2.0),
     "gemma3": dict(family="gemma3_text", num_hidden_layers=7, head_dim=24, query_pre_attn_scalar=24, sliding_window=6, rope_theta=1e6),
 }
 

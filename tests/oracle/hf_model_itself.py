@@ -81,6 +81,10 @@ def main():
         check_tiny(directory, family="gemma3_text", num_hidden_layers=7, query_pre_attn_scalar=16, sliding_window=9)
         check_against_transformers(directory, "F32", family="qwen2")
         check_against_transformers(directory, "F32", family="qwen3", head_dim=128)  # transformers reads no other from a file
+        check_against_transformers(directory, "F32", family="gpt2", num_key_value_heads=4, intermediate_size=256,
+                                   max_position_embeddings=1024)
+        check_against_transformers(directory, "F32", family="gemma2", num_hidden_layers=3, head_dim=256, sliding_window=9,
+                                   query_pre_attn_scalar=256, attn_logit_softcapping=50.0, final_logit_softcapping=30.0)
         check_against_transformers(directory, "F32", family="gemma3_text", num_hidden_layers=7, head_dim=256, sliding_window=9,
                                    query_pre_attn_scalar=256, rope_theta=1e6)
         check_tokenizer(directory)
