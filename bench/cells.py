@@ -30,12 +30,11 @@ class Budget:
     timed_steps: int = 12
     timed_answers: int = 100
     checked_rows: int = 200  # compared with transformers
-    trial_steps: int = 30  # to pick LoRA's learning rate with
     rows: int | None = None  # of each split, spread over it; None: all
 
 
 QUICK = Budget(steps=4, warmup_steps=1, batch_size=4, eval_every=2, draws=1, timed_steps=3, timed_answers=4, checked_rows=8,
-               trial_steps=1, rows=48)
+               rows=48)
 NOT_OF_RESULTS = ("timed_steps", "timed_answers", "draws", "checked_rows")  # what more or less of changes no accuracy
 
 
@@ -139,9 +138,9 @@ def best_threshold(rows, logprobs):
     return best / len(rows)
 
 
-def better(one, other):
-    """Which of two evaluations is the best, as train has it: the more accurate, among equals the one of less loss."""
-    return (one["accuracy"], -one["loss"]) > (other["accuracy"], -other["loss"])
+def merit(evaluation):
+    """What the best evaluation has most of, as train has it: the more accurate, among equals the one of less loss."""
+    return evaluation["accuracy"], -evaluation["loss"]
 
 
 def artefact_bytes(folder, names=ADAPTER):

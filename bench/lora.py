@@ -1,7 +1,7 @@
 """lora.py: PEFT's LoRA as a method of choosing.py: its defaults, our template, answers, rows a step, steps and schedule.
 
-Its learning rate is the one of `rates` that does best on validation rows after a few steps. As with softprompt train --eval-every,
-the adapter that is tested is the best of the evaluations on validation rows.
+As with softprompt train --eval-every, the adapter that is tested is the best of the evaluations on validation rows; here of a whole
+run at each of `rates`, since there is no default to go by.
 """
 
 import dataclasses
@@ -19,36 +19,27 @@ BATCH = 32  # rows in a pass without gradients
 @dataclasses.dataclass(frozen=True)
 class Lora:
     name: str = "lora"
-    rates: tuple = (2e-4, 1e-3, 4e-3)
+    rates: tuple = (1e-3, 4e-3)
 
     def accuracy(self, cell):
-        rate = self.pick_rate(cell)
+        evaluations = {rate: cell.once(f"run-{rate}", lambda rate=rate: self.train(cell, rate)) for rate in self.rates}
+        rate = pick_rate(evaluations)
+        best = run_folder(cell, rate, "best")
         with common.workers(cell.options.threads, WORKER) as (worker,):
-            about = start(cell, worker, rate, cell.budget.steps)
-            evaluations = train(cell, worker, cell.path("run"))
-            worker.ask("restore", directory=cell.path("run", "best"))
+            about = start(cell, worker, rate)
+            worker.ask("restore", directory=best)
             found = evaluate(cell, worker, "test")
-        return {**found, **about, "learning_rate": rate, "artefact_bytes": cells.artefact_bytes(cell.path("run", "best")),
-                "evaluations": evaluations}
+        return {**found, **about, "learning_rate": rate, "artefact_bytes": cells.artefact_bytes(best),
+                "evaluations": evaluations[rate]}
 
-    def pick_rate(self, cell):
-        found = {rate: cell.once(f"trial-{rate}", lambda rate=rate: self.try_rate(cell, rate)) for rate in self.rates}
-        best = self.rates[0]
-        for rate in self.rates[1:]:
-            if cells.better(found[rate], found[best]):
-                best = rate
-        return best
-
-    def try_rate(self, cell, rate):
+    def train(self, cell, rate):
         with common.workers(cell.options.threads, WORKER) as (worker,):
-            start(cell, worker, rate, cell.budget.trial_steps)
-            for _ in range(cell.budget.trial_steps):
-                worker.ask("step")
-            return evaluate(cell, worker, "valid")
+            start(cell, worker, rate)
+            return train(cell, worker, run_folder(cell, rate))
 
     def training(self, cell):
         with common.workers(cell.options.threads, WORKER) as (worker,):
-            start(cell, worker, self.rates[0], cell.budget.steps)
+            start(cell, worker, self.rates[0])
             answers = [worker.ask("step") for _ in range(cell.budget.timed_steps)]
         return {"step_seconds": common.median([answer["seconds"] for answer in answers[1:]]),
                 "peak_rss_gb": answers[-1]["peak_rss_gb"]}
@@ -56,8 +47,9 @@ class Lora:
     def answers(self, cell):
         """Merged into the weights, as one would for use."""
         with common.workers(cell.options.threads, WORKER) as (worker,):
-            start(cell, worker, self.rates[0], cell.budget.steps)
-            worker.ask("restore", directory=cell.path("run", "best"))
+            rate = cell.kept("accuracy")["learning_rate"]
+            start(cell, worker, rate)
+            worker.ask("restore", directory=run_folder(cell, rate, "best"))
             worker.ask("merge")
             prepared = cell.prepared("test", n=cell.budget.timed_answers)
             for _ in range(2):  # the first time warms up
@@ -65,11 +57,20 @@ class Lora:
         return {"answer_ms": common.median(done["milliseconds"]), "peak_rss_gb": done["peak_rss_gb"]}
 
 
-def start(cell, worker, rate, steps):
+def run_folder(cell, rate, *names):
+    return cell.path(f"run-{rate}", *names)
+
+
+def pick_rate(evaluations):
+    """{rate: evaluations of its run} -> the rate of the best of all; among equals the first."""
+    return max(evaluations, key=lambda rate: max(map(cells.merit, evaluations[rate])))
+
+
+def start(cell, worker, rate):
     prepared = cell.prepared("train")
     worker.ask("load", prepared=prepared, n_threads=cell.options.threads, seed=cell.budget.seed)
-    about = worker.ask("add_lora", prepared=prepared, batch_size=cell.budget.batch_size, learning_rate=rate, steps=steps,
-                       warmup_steps=min(cell.budget.warmup_steps, steps // 10))
+    about = worker.ask("add_lora", prepared=prepared, batch_size=cell.budget.batch_size, learning_rate=rate,
+                       steps=cell.budget.steps, warmup_steps=cell.budget.warmup_steps)
     about.pop("peak_rss_gb")
     return about
 
@@ -94,13 +95,14 @@ def train(cell, worker, directory):
         log += [worker.ask("step") for _ in range(n)]
         done += n
         found = {"step": done, **evaluate(cell, worker, "valid")}
-        if all(cells.better(found, earlier) for earlier in evaluations):
+        if all(cells.merit(found) > cells.merit(earlier) for earlier in evaluations):
             worker.ask("save", directory=os.path.join(directory, "best"))
         evaluations.append(found)
         ours.write_rows(os.path.join(directory, "log.jsonl"), log)
         ours.write_rows(os.path.join(directory, "evaluations.jsonl"), evaluations)
         worker.ask("save", directory=directory)  # last: what is written above and not yet here is done again
-        common.note(f"lora, {cell.task}: step {done} of {budget.steps}, validation accuracy {found['accuracy']:.4f}")
+        common.note(f"lora, {cell.task}, {os.path.basename(directory)}: step {done} of {budget.steps}, accuracy on validation rows "
+                    f"{found['accuracy']:.4f}")
     return evaluations
 
 
