@@ -16,5 +16,7 @@ pkg_check_modules(JANSSON REQUIRED IMPORTED_TARGET jansson)
 pkg_check_modules(UTF8PROC REQUIRED IMPORTED_TARGET libutf8proc)
 pkg_check_modules(PCRE2 REQUIRED IMPORTED_TARGET libpcre2-8)
 pkg_check_modules(XXHASH REQUIRED IMPORTED_TARGET libxxhash)
+pkg_check_modules(NETTLE REQUIRED IMPORTED_TARGET nettle)     # SHA-256
+pkg_check_modules(MUPARSER REQUIRED IMPORTED_TARGET muparser) # formulas that a user gives a lab
 find_library(CSV_LIBRARY csv REQUIRED) # libcsv has neither a pkg-config file nor a CMake package
 find_package(Ggml REQUIRED)

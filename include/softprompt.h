@@ -566,6 +566,68 @@ typedef struct sp_train_report {
 SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const char *dir, const sp_train_options *options, const sp_hooks *hooks);
 
+/* ---- labs: the theorems, run ------------------------------------------------------------------------------------ */
+
+/* How a frozen transformer is built that a prompt turns into any Lipschitz function [0,1]^{len x d} -> [0,1]^{len x d};
+ * docs/theory.md. */
+typedef enum sp_construction {
+    SP_LOOKUP,  /* constant size; one attention layer for len 1, two beyond */
+    SP_UNIFORM, /* one attention layer, one head, every len: the theorem to the letter. As wide as the table is long */
+    SP_INDEX,   /* the paper's way: the prompt is the number of a function of a finite family */
+    SP_DIGITS   /* one virtual token, whose digits are the table: as far as f64 has them */
+} sp_construction;
+
+typedef struct sp_universality_options {
+    size_t d, len; /* numbers of a token, tokens; 0: 1 */
+    size_t grid;   /* cells of a coordinate, a power of two; 0: what epsilon takes, or 16 */
+    sp_construction construction;
+    bool is_deep;           /* variant A: feed-forward layers of at most 4 units; else B: wide ones. They give the same function */
+    double ramp;            /* width of the quantiser's ramps in grid steps, at most 1; 0: 1/16, of INDEX 1 / (64 grid^2) */
+    double epsilon;         /* largest error allowed, in the sup norm; 0: any. ARGUMENT: the grid cannot promise it */
+    const char *function;   /* identity, reverse, sort, mean, max, sine, bump, rotate; NULL: identity */
+    const char *table_path; /* or a CSV file, a row d len inputs and as many outputs, in [0, 1], token after token */
+    const char *expression; /* or a formula of x1, x2, ... and i, the number of the output (muParser's syntax), clipped to [0, 1] */
+    double lipschitz;       /* of the expression in the sup norm; 0: estimated */
+    size_t n_samples;       /* 0: 10 000 */
+    uint64_t seed;
+    bool only_grid;         /* no coarser grids: no order */
+    const char *export_dir; /* the machine as safetensors files and a PyTorch reader; NULL: none */
+} sp_universality_options;
+
+enum { SP_UNIVERSALITY_MAX_POINTS = 4 };
+
+typedef struct sp_universality_point { /* one grid */
+    size_t grid, num_virtual_tokens;
+    double error[2], ci95[2][2]; /* d_1 and d_2 over random inputs, and their 95 % intervals */
+    double sup;                  /* the largest difference seen, hard inputs included (INDEX: off the ramps) */
+    double bound;                /* of it, proved */
+    double identity_exact;       /* d_2 of the identity at this grid and ramp, in closed form */
+} sp_universality_point;
+
+typedef struct sp_universality_report {
+    sp_universality_point at; /* the grid that was asked for */
+    char function[32];
+    double lipschitz, ramp;
+    bool lipschitz_is_estimated; /* then the bound is none */
+    size_t n_samples;
+    size_t n_channels, depth, n_attention, max_ffn_width, max_rank, weights_nonzero;
+    double max_weight;
+    double gap, gap_bound; /* of the last attention layer's scores, best less next best, off the ramps: seen, and as built */
+    double leakage;        /* bound on what other keys than the right ones add */
+    char weights_sha256[65];
+    double control_other,
+        control_shuffled; /* d_2 with another function's prompt, and with this one shuffled, in multiples of the own */
+    sp_universality_point points[SP_UNIVERSALITY_MAX_POINTS]; /* coarse to fine */
+    size_t n_points;
+    double order; /* slope of log d_2 over the log of the grid step; NAN: one grid */
+    double seconds;
+} sp_universality_report;
+
+/* Builds the transformer, then gives it the function's prompt, and measures.
+ * ARGUMENT: a grid that is no power of two or too coarse for epsilon, an unknown function, an expression that does not parse.
+ * UNSUPPORTED: f64 has too few digits for the construction; the message says how many it takes. MEMORY: the table is too large. */
+SP_API sp_status sp_lab_universality(sp_universality_report *out, const sp_universality_options *options, const sp_hooks *hooks);
+
 #ifdef __cplusplus
 }
 #endif

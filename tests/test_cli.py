@@ -41,7 +41,7 @@ MODEL = find_model()
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
 COMMANDS = ("train", "eval", "run", "info")
-LATER_COMMANDS = ("audit", "plan", "compile", "serve", "lab")
+LATER_COMMANDS = ("audit", "plan", "compile", "serve")
 TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
 EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")
 RUN = ("run", "-m", "no.gguf")
@@ -265,6 +265,54 @@ class Help(Case):
 
     def test_version(self):
         self.assertRegex(self.check(softprompt("--version"), 0).stdout, r"\Asoftprompt \d+\.\d+\.\d+\n\Z")
+
+
+class Lab(Case):
+    def universality(self, *arguments):
+        return softprompt("lab", "universality", "-q", *arguments)
+
+    def test_help(self):
+        text = self.check(softprompt("lab", "--help"), 0).stdout
+        self.assertEqual(text, softprompt("help", "lab").stdout)
+        self.assertIn("universality", text)
+        self.assertIn("--construction", self.check(softprompt("lab", "universality", "--help"), 0).stdout)
+
+    def test_names(self):
+        self.assert_message(softprompt("lab"), 2, "no experiment")
+        self.assert_message(softprompt("lab", "universal"), 2, "did you mean universality")
+        for name in ("capacity", "phase"):
+            self.assert_message(softprompt("lab", name), 2, name, "not in this version")
+
+    def test_report(self):
+        found = json.loads(self.check(self.universality("--quick", "--json", "--function", "sine"), 0).stdout)
+        for key in ("num_virtual_tokens error bound identity_exact order weights_sha256 weights_nonzero max_weight depth gap "
+                    "leakage").split():
+            self.assertIn(key, found)
+        self.assertEqual(sorted(found["error"]), ["1", "2", "ci95", "sup"])
+        self.assertLessEqual(found["error"]["sup"], found["bound"])
+        text = self.check(self.universality("--grid", 8), 0).stdout
+        self.assertRegex(text, r"(?m)^d_2 falls as grid\^-(1\.0|0\.9)")
+
+    def test_epsilon_chooses_the_grid(self):
+        found = json.loads(self.check(self.universality("--epsilon", 0.05, "--quick", "--json"), 0).stdout)
+        self.assertEqual(found["grid"], 16)
+        self.assertLessEqual(found["bound"], 0.05)
+        self.assert_message(self.universality("--epsilon", 0.05, "--grid", 8), 2, "a grid of 16 does")
+
+    def test_refusals(self):
+        self.assert_message(self.universality("--construction", "digits", "--grid", 32), 1, "decimal digits", "f64")
+        self.assert_message(self.universality("--grid", 6), 2, "power of two")
+        self.assert_message(self.universality("--function", "sine", "--table", "x.csv"), 2, "contradict")
+        self.assert_message(self.universality("--quick", "--plot", "plot.pdf"), 1, ".svg or a .png")
+
+    def test_files(self):
+        with tempfile.TemporaryDirectory() as work:
+            result = softprompt("lab", "universality", "-q", "--grid", 8, "--samples", 100, "--export", "machine", "--plot", "plot.svg",
+                                cwd=work)
+            self.check(result, 0)
+            self.assertEqual(sorted(os.listdir(Path(work, "machine"))),
+                             ["examples.json", "model.safetensors", "prompt.safetensors", "run.py"])
+            self.assertIn("<svg", Path(work, "plot.svg").read_text())
 
 
 class Streams(Case):

@@ -390,6 +390,23 @@ static void models(void **state)
     remove_directory(dir);
 }
 
+static sp_status run_lab(const char *dir)
+{
+    const sp_universality_options options = {.len = 2, .grid = 2, .n_samples = 10, .only_grid = true, .export_dir = dir};
+    sp_universality_report report;
+    return sp_lab_universality(&report, &options, NULL);
+}
+
+/* Whether a prompt's tokens are the same for all inputs is not known without memory: then they are computed for each. */
+static void lab_runs(void **state)
+{
+    enum { N_FORWARDS = 5, N_QUESTIONS = 2 };
+    char *dir = make_directory();
+    (void)state;
+    fail_each_but(N_FORWARDS * N_QUESTIONS, run_lab, dir, 100);
+    remove_directory(dir);
+}
+
 /* An append that failed appended nothing, and the next one gives the logits of a session that never failed. */
 static void sessions_go_on(void **state)
 {
@@ -426,7 +443,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_files),     cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
         cmocka_unit_test(hf_directories), cmocka_unit_test(tokenizers),        cmocka_unit_test(models),
-        cmocka_unit_test(sessions_go_on),
+        cmocka_unit_test(lab_runs),       cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);
