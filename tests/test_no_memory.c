@@ -175,6 +175,32 @@ static sp_status run_prefix(const char *path)
     return run_model_with(&(sp_prompt_options){.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3}, path);
 }
 
+/* Two prompts of both kinds as one model: its branches grow, go back and are moved. */
+static sp_status run_ensemble(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    static const sp_verbalizer verbalizers[] = {{"a", " a"}, {"b", " b"}};
+    static const sp_task task = {.template_text = "{text}:", .verbalizers = verbalizers, .n_verbalizers = 2};
+    static const sp_method methods[] = {SP_METHOD_PROMPT, SP_METHOD_PREFIX};
+    sp_model *model;
+    sp_session *session = NULL;
+    sp_prompt *prompts[2] = {NULL, NULL};
+    sp_classification found = {0};
+    sp_status st = sp_model_load(&model, path, &options);
+    for (size_t i = 0; i < 2 && !st; i++)
+        st = sp_prompt_create(&prompts[i], model, &(sp_prompt_options){.method = methods[i], .num_virtual_tokens = 3 + i});
+    if (!st) st = sp_session_create_ensemble(&session, model, (const sp_prompt *const *)prompts, 2);
+    if (!st) st = use_session(session);
+    if (!st) sp_session_rewind(session, 2);
+    if (!st) st = use_session(session);
+    if (!st) st = sp_classify_ensemble(&found, model, (const sp_prompt *const *)prompts, 2, &task, "text");
+    sp_classification_clear(&found);
+    sp_session_free(session);
+    for (size_t i = 0; i < 2; i++) sp_prompt_free(prompts[i]);
+    sp_model_free(model);
+    return st;
+}
+
 /* A network from its start to its gradient. */
 static sp_status train_ptuning(const char *path)
 {
@@ -379,6 +405,7 @@ static void models(void **state)
     (void)state;
     fail_each_but(3, run_model, path, 60);
     fail_each_but(4, run_prefix, path, 60); /* one engine more, for the keys that it starts from */
+    fail_each_but(4, run_ensemble, path, 100);
     fail_each_but(4, train_ptuning, path, 60);
     fail_each_but(3, run_tasks, path, 60);
     fail_each_but(3, run_context, path, 60);
@@ -407,22 +434,19 @@ static void lab_runs(void **state)
     remove_directory(dir);
 }
 
-/* An append that failed appended nothing, and the next one gives the logits of a session that never failed. */
-static void sessions_go_on(void **state)
+/* An append that failed appended nothing, and the next one gives the logits of a session that never failed. The append comes behind
+ * a text that was cut, which makes an ensemble move rows first. */
+static void check_session(sp_model *model, const sp_prompt *const *prompts, size_t n_prompts)
 {
-    static const sp_model_options options = {.n_threads = 1};
     enum { FEW = 3, MANY = 150 };
     static float expected[TINY_VOCAB], logits[TINY_VOCAB];
-    char *dir = make_directory(), *path = write_tiny_model(dir);
     int32_t tokens[FEW + MANY];
-    sp_model *model;
-    (void)state;
     for (size_t i = 0; i < ARRAY_LEN(tokens); i++) tokens[i] = (int32_t)(i * 7 % 256);
-    if (sp_model_load(&model, path, &options)) fail_msg("%s", sp_message());
     for (size_t n = SIZE_MAX, failed = 1; failed; n++) { /* SIZE_MAX: none fails */
         sp_session *session;
-        assert_int_equal(sp_session_create(&session, model, NULL), SP_OK);
-        assert_int_equal(sp_session_append(session, tokens, FEW, NULL), SP_OK);
+        assert_int_equal(sp_session_create_ensemble(&session, model, prompts, n_prompts), SP_OK);
+        assert_int_equal(sp_session_append(session, tokens, FEW + 1, NULL), SP_OK);
+        sp_session_rewind(session, FEW);
         n_until_failure = n;
         sp_status st = sp_session_append(session, tokens + FEW, MANY, n == SIZE_MAX ? expected : logits);
         failed = n_until_failure == SIZE_MAX;
@@ -433,6 +457,21 @@ static void sessions_go_on(void **state)
         if (n != SIZE_MAX) assert_memory_equal(logits, expected, sizeof expected);
         sp_session_free(session);
     }
+}
+
+static void sessions_go_on(void **state)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    char *dir = make_directory(), *path = write_tiny_model(dir);
+    sp_model *model;
+    sp_prompt *prompt;
+    (void)state;
+    if (sp_model_load(&model, path, &options)) fail_msg("%s", sp_message());
+    if (sp_prompt_create(&prompt, model, &(sp_prompt_options){.num_virtual_tokens = 5})) fail_msg("%s", sp_message());
+    const sp_prompt *twice[] = {prompt, prompt};
+    check_session(model, NULL, 0);
+    check_session(model, twice, 2);
+    sp_prompt_free(prompt);
     sp_model_free(model);
     free(path);
     remove_directory(dir);
