@@ -108,13 +108,15 @@ typedef struct sp_model_options {
     sp_compute compute;
 } sp_model_options;
 
-/* Maps a GGUF file. `options` may be NULL. The file must stay unchanged while the model lives.
- * Fails with IO, FORMAT (damaged), UNSUPPORTED (architecture or tensor type, by name), MEMORY. */
+/* Maps a GGUF file, or a model directory of Hugging Face: config.json, tokenizer.json, and safetensors in f32, f16 or bf16, in one
+ * file or in shards. `options` may be NULL. The files must stay unchanged while the model lives.
+ * Fails with IO, FORMAT (damaged), UNSUPPORTED (architecture, setting or tensor type, by name), MEMORY. */
 SP_API sp_status sp_model_load(sp_model **out, const char *path, const sp_model_options *options);
 SP_API void sp_model_free(sp_model *model);
 
 typedef struct sp_model_info {
-    const char *path, *architecture, *name; /* name: general.name, "" where absent; strings live as long as the model */
+    const char *path, *architecture,
+        *name; /* name: general.name, "" where absent, of a directory its path; strings live as long as the model */
     size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
     uint64_t n_parameters, file_bytes;
     bool tied_output; /* the output head is the embedding matrix */
@@ -129,7 +131,8 @@ SP_API size_t sp_model_d_model(const sp_model *model);
 SP_API sp_status sp_model_embed(float *out, const sp_model *model, const int32_t *tokens, size_t n);
 
 /* What a file or directory is, as a JSON object (a NUL-terminated string, sp_free): a GGUF model of any architecture,
- * an adapter directory of any PEFT type, a safetensors file. The object's "kind" is "model", "adapter" or "tensors". */
+ * a Hugging Face model directory of any type, an adapter directory of any PEFT type, a safetensors file. The object's "kind" is
+ * "model", "adapter" or "tensors". */
 SP_API sp_status sp_describe(char **json, const char *path);
 
 /* ---- text -------------------------------------------------------------------------------------------------- */

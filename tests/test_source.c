@@ -340,6 +340,86 @@ static void norms_of_gemma_get_their_one(void **state)
     remove_directory(dir);
 }
 
+/* A gpt2's matrices are (n_in, n_out): row r, column c was number r * 3 + c of 2 rows of 3. */
+static void matrices_of_gpt2_are_transposed(void **state)
+{
+    static const float expected[] = {0.5f, 3.5f, 1.5f, 4.5f, 2.5f, 5.5f};
+    static const struct {
+        const char *name;
+        size_t rows, columns;
+    } parts[] = {{"wte.weight", 3, 2},
+                 {"wpe.weight", 4, 2},
+                 {"ln_f.weight", 2, 0},
+                 {"h.0.ln_1.weight", 2, 0},
+                 {"h.0.ln_2.weight", 2, 0},
+                 {"h.0.attn.c_attn.weight", 2, 6},
+                 {"h.0.attn.c_proj.weight", 2, 2},
+                 {"h.0.mlp.c_fc.weight", 2, 3},
+                 {"h.0.mlp.c_fc.bias", 3, 0},
+                 {"transformer.h.0.mlp.c_proj.weight", 3, 2}};
+    char *dir = make_directory();
+    tensor_set set = {0};
+    (void)state;
+    write_config(dir,
+                 "{\"model_type\":\"gpt2\",\"architectures\":[\"GPT2LMHeadModel\"],\"n_layer\":1,\"n_embd\":2,\"n_inner\":null,"
+                 "\"n_positions\":4,\"n_head\":1}");
+    for (size_t i = 0; i < ARRAY_LEN(parts); i++)
+        add_tensor(&set, parts[i].name, SP_F32, parts[i].columns ? 2 : 1, parts[i].rows, parts[i].columns ? parts[i].columns : 1);
+    add_tensor(&set, "h.0.attn.bias", SP_BOOL, 2, 4, 4); /* the mask */
+    write_tensors(dir, "model.safetensors", &set, 0, set.n);
+    sp_source *source = open_source(dir);
+    assert_int_equal(sp_source_n_tensors(source), ARRAY_LEN(parts));
+    assert_tensor(source, "blk.0.ffn_up.weight", GGML_TYPE_F32, 2, 3, sizeof expected);
+    assert_memory_equal(sp_source_find_tensor(source, "blk.0.ffn_up.weight")->data, expected, sizeof expected);
+    assert_tensor(source, "blk.0.ffn_up.bias", GGML_TYPE_F32, 3, 1, 12);
+    assert_tensor(source, "token_embd.weight", GGML_TYPE_F32, 2, 3, 24);
+    assert_int_equal(get_u32(source, "gpt2.feed_forward_length"), 8); /* four times the width, where n_inner is null */
+    assert_false(sp_source_has(source, "gpt2.rope.freq_base"));
+    sp_source_close(source);
+    clear_tensors(&set);
+    remove_directory(dir);
+}
+
+/* Two heads of one dimension: rows q0 k0 v0 q1 k1 v1 become q0 q1 k0 k1 v0 v1. */
+static void heads_of_gpt_neox_are_separated(void **state)
+{
+    static const float bias[] = {0.5f, 3.5f, 1.5f, 4.5f, 2.5f, 5.5f}, matrix[] = {0.5f, 1.5f, 6.5f, 7.5f, 2.5f, 3.5f};
+    static const char *const matrices[] = {"attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"};
+    static const char *const norms[] = {"input_layernorm", "post_attention_layernorm"};
+    char *dir = make_directory(), name[128];
+    tensor_set set = {0};
+    sp_source *source;
+    bool parallel;
+    (void)state;
+    write_config(dir, "{\"model_type\":\"gpt_neox\",\"hidden_size\":2,\"num_hidden_layers\":1,\"attention_bias\":true,"
+                      "\"hidden_act\":\"gelu\",\"rotary_pct\":1.0,\"use_parallel_residual\":false,\"rope_theta\":\"absent\","
+                      "\"rotary_emb_base\":5000}");
+    add_matrix(&set, "gpt_neox.embed_in.weight", 3, 2);
+    add_matrix(&set, "embed_out.weight", 3, 2);
+    add_vector(&set, "gpt_neox.final_layer_norm.weight", 2);
+    for (size_t i = 0; i < ARRAY_LEN(matrices) + ARRAY_LEN(norms); i++) {
+        snprintf(name, sizeof name, "gpt_neox.layers.0.%s.weight", i < 3 ? matrices[i] : norms[i - 3]);
+        add_tensor(&set, name, SP_F32, i < 3 ? 2 : 1, 2, i < 3 ? 2 : 1);
+    }
+    add_matrix(&set, "gpt_neox.layers.0.attention.query_key_value.weight", 6, 2);
+    add_vector(&set, "gpt_neox.layers.0.attention.query_key_value.bias", 6);
+    write_tensors(dir, "model.safetensors", &set, 0, set.n);
+    source = open_source(dir);
+    assert_tensor(source, "blk.0.attn_qkv.weight", GGML_TYPE_F32, 2, 6, 48);
+    assert_memory_equal(sp_source_find_tensor(source, "blk.0.attn_qkv.weight")->data, matrix, sizeof matrix);
+    assert_memory_equal(sp_source_find_tensor(source, "blk.0.attn_qkv.bias")->data, bias, sizeof bias);
+    assert_int_equal(sp_source_get_bool(&parallel, source, "gptneox.use_parallel_residual"), SP_OK);
+    assert_false(parallel);
+    assert_float_equal(get_f32(source, "gptneox.rope.freq_base"), 5000, 0);
+    sp_source_close(source);
+    remove_tensor(&set, "gpt_neox.layers.0.attention.query_key_value.bias");
+    add_vector(&set, "gpt_neox.layers.0.attention.query_key_value.bias", 5);
+    write_tensors(dir, "model.safetensors", &set, 0, set.n);
+    assert_fails(sp_source_open(&source, dir), SP_ERR_FORMAT, "5 rows are not q, k and v of 2 heads");
+    clear_tensors(&set);
+    remove_directory(dir);
+}
+
 static void llama_3_scaling_divides_frequencies(void **state)
 {
     char *dir = make_llama("{\"head_dim\":16,\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8.0,\"low_freq_factor\":1.0,"
@@ -392,6 +472,10 @@ static const struct {
     {"{\"rope_parameters\":{\"rope_type\":\"llama3\",\"factor\":4,\"low_freq_factor\":4,\"high_freq_factor\":1}}", SP_ERR_FORMAT,
      "0 < low < high was"},
     {"{\"rope_parameters\":{\"full_attention\":{}}}", SP_ERR_UNSUPPORTED, "\"rope_parameters\" by kind of layer"},
+    {"{\"rope_scaling\":{\"type\":\"su\",\"short_factor\":[1],\"long_factor\":[1,2]}}", SP_ERR_FORMAT,
+     "\"short_factor\" is no list of 2 numbers"},
+    {"{\"rope_scaling\":{\"type\":\"longrope\",\"short_factor\":[1,2],\"long_factor\":[1,0]}}", SP_ERR_FORMAT,
+     "\"long_factor\": entry 1 is no number above 0"},
     {"{\"partial_rotary_factor\":1.5}", SP_ERR_FORMAT, "\"partial_rotary_factor\" is 1.5"},
     {"{\"model_type\":\"qwen2\",\"use_sliding_window\":true}", SP_ERR_UNSUPPORTED,
      "\"use_sliding_window\" is true; this version runs qwen2 only with false"},
@@ -587,7 +671,9 @@ static void directories_without_safetensors(void **state)
     char *dir = make_directory();
     sp_source *source;
     (void)state;
-    assert_fails(sp_source_open(&source, dir), SP_ERR_IO, "config.json: cannot open");
+    assert_fails(sp_source_open(&source, dir), SP_ERR_FORMAT, "a directory without config.json; a model is a GGUF file or");
+    write_text(dir, "adapter_config.json", "{}");
+    assert_fails(sp_source_open(&source, dir), SP_ERR_FORMAT, "a PEFT adapter, not a model");
     write_config(dir, NULL);
     assert_fails(sp_source_open(&source, dir), SP_ERR_FORMAT,
                  "neither model.safetensors nor model.safetensors.index.json is there");
@@ -605,6 +691,8 @@ int main(void)
         cmocka_unit_test(a_tied_head_is_left_out),
         cmocka_unit_test(shards_are_one_model),
         cmocka_unit_test(norms_of_gemma_get_their_one),
+        cmocka_unit_test(matrices_of_gpt2_are_transposed),
+        cmocka_unit_test(heads_of_gpt_neox_are_separated),
         cmocka_unit_test(llama_3_scaling_divides_frequencies),
         cmocka_unit_test(other_settings_are_refused_by_name),
         cmocka_unit_test(other_tensors_are_refused_by_name),

@@ -45,8 +45,7 @@ static sp_status fail_no_adapter(const char *dir)
     if (!sp_path_is_directory(dir))
         return sp_fail(SP_ERR_FORMAT, "%s: a file; an adapter is a directory with " SP_ADAPTER_CONFIG " in it", dir);
     if (is_model)
-        return sp_fail(SP_ERR_FORMAT, "%s: a Hugging Face model (config.json), not an adapter; models are read as one GGUF file",
-                       dir);
+        return sp_fail(SP_ERR_FORMAT, "%s: a Hugging Face model (config.json), not an adapter; give it as the model", dir);
     return sp_fail(SP_ERR_FORMAT, "%s: no adapter: it has no " SP_ADAPTER_CONFIG, dir);
 }
 

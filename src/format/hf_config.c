@@ -18,7 +18,7 @@ void sp_hf_config_clear(sp_hf_config *c)
     json_decref(c->settings);
     json_decref(c->metadata);
     json_decref(c->spelling);
-    free(c->rope_factors);
+    for (size_t i = 0; i < sizeof c->factors / sizeof *c->factors; i++) free(c->factors[i].values);
     *c = (sp_hf_config){0};
 }
 
@@ -31,6 +31,13 @@ sp_status sp_hf_get_real(double *out, const json_t *object, const char *key, con
     if (!json_is_number(value)) return sp_fail(SP_ERR_FORMAT, "%s: \"%s\" is no number", path, key);
     *out = json_number_value(value);
     return SP_OK;
+}
+
+size_t sp_hf_config_size(const sp_hf_config *c, const char *gguf)
+{
+    char key[128];
+    snprintf(key, sizeof key, "%s.%s", c->family->architecture, gguf);
+    return (size_t)json_integer_value(json_object_get(c->metadata, key));
 }
 
 sp_status sp_hf_config_put(sp_hf_config *c, const char *gguf, json_t *value, const char *hf)
@@ -47,12 +54,13 @@ static sp_status put_setting(sp_hf_config *c, const sp_hf_setting *s, const char
     size_t size = 0;
     double real = 0;
     sp_status st;
-    if (!given || json_is_null(given)) return SP_OK;
+    if (!given || (json_is_null(given) && s->kind != SP_HF_CAP)) return SP_OK;
     switch (s->kind) {
     case SP_HF_SIZE:
         if ((st = sp_json_get_size(&size, c->settings, s->hf, path))) return st;
         return sp_hf_config_put(c, s->gguf, json_integer((json_int_t)size), s->hf);
     case SP_HF_REAL:
+    case SP_HF_CAP:
         if ((st = sp_hf_get_real(&real, c->settings, s->hf, path))) return st;
         return sp_hf_config_put(c, s->gguf, json_real(real), s->hf);
     default:
@@ -221,9 +229,9 @@ static sp_status put_window(sp_hf_config *c, size_t window)
 static sp_status put_windows_by_layer(sp_hf_config *c, size_t window, const char *path)
 {
     const json_t *types = json_object_get(c->settings, "layer_types");
-    size_t n_layer = 0, period = 0;
-    sp_status st = sp_json_get_size(&n_layer, c->settings, "num_hidden_layers", path);
-    if (!st && json_is_array(types) && json_array_size(types) != n_layer)
+    size_t n_layer = sp_hf_config_size(c, "block_count"), period = 0;
+    sp_status st = SP_OK;
+    if (json_is_array(types) && json_array_size(types) != n_layer)
         st = sp_fail(SP_ERR_FORMAT, "%s: \"layer_types\" has %zu entries for %zu layers", path, json_array_size(types), n_layer);
     if (!st && json_is_array(types))
         st = find_period(&period, types, path);
@@ -244,6 +252,14 @@ static sp_status put_windows(sp_hf_config *c, const char *path)
 }
 
 /* ---- all of it ---------------------------------------------------------------------------------------------- */
+
+/* Where the width of the feed-forward block is left open. */
+static sp_status put_ffn(sp_hf_config *c)
+{
+    const size_t d_model = sp_hf_config_size(c, "embedding_length");
+    if (!c->family->learned_positions || sp_hf_config_size(c, "feed_forward_length") || d_model > INT32_MAX) return SP_OK;
+    return sp_hf_config_put(c, "feed_forward_length", json_integer(4 * (json_int_t)d_model), "n_inner");
+}
 
 /* Scores are divided by the root of this, where it is not the head's width. */
 static sp_status put_attention_scale(sp_hf_config *c, const char *path)
@@ -277,6 +293,7 @@ sp_status sp_hf_config_read(sp_hf_config *out, const sp_hf_directory *d)
     if (!out->metadata || !out->spelling) return sp_json_fail_no_memory();
     for (const sp_hf_setting *s = out->family->settings; s->hf; s++)
         if ((st = put_setting(out, s, path))) return st;
-    if ((st = put_names(out, d)) || (st = put_windows(out, path)) || (st = put_attention_scale(out, path))) return st;
-    return sp_hf_read_rope(out, path);
+    if ((st = put_names(out, d)) || (st = put_windows(out, path)) || (st = put_ffn(out)) || (st = put_attention_scale(out, path)))
+        return st;
+    return out->family->learned_positions ? SP_OK : sp_hf_read_rope(out, path);
 }

@@ -5,13 +5,18 @@
 #include "format/hf_directory.h"
 #include "format/hf_families.h"
 
+typedef struct sp_hf_vector { /* a tensor that a GGUF file would have, of numbers that config.json has */
+    const char *name, *hf;
+    float *values; /* (n) */
+    size_t n;
+} sp_hf_vector;
+
 typedef struct sp_hf_config {
     const sp_hf_family *family;
     json_t *settings; /* config.json's, or its part's that is the language model's, with the family's defaults where it is silent */
-    json_t *metadata; /* GGUF key -> integer, real or string */
+    json_t *metadata; /* GGUF key -> integer, real, bool or string */
     json_t *spelling; /* GGUF key -> what config.json calls it */
-    float *rope_factors; /* (n_rope_factors) what rope_freqs.weight is in a GGUF file; NULL: none */
-    size_t n_rope_factors;
+    sp_hf_vector factors[2]; /* divisors of RoPE's frequencies; values NULL: none */
 } sp_hf_config;
 
 /* FORMAT: a value of the wrong type. UNSUPPORTED: a family, or a setting of it, that nothing here runs, by name. The fields of *out
@@ -24,6 +29,9 @@ sp_status sp_hf_get_real(double *out, const json_t *object, const char *key, con
 
 /* hf_rope.c: the settings of RoPE, in either of the forms that transformers has written them, into metadata. */
 sp_status sp_hf_read_rope(sp_hf_config *config, const char *path);
+
+/* What "<architecture>.<gguf>" has, where it is a whole number; else 0. */
+size_t sp_hf_config_size(const sp_hf_config *config, const char *gguf);
 
 /* "<architecture>.<gguf>" = value, which is taken; hf is what config.json calls it. */
 sp_status sp_hf_config_put(sp_hf_config *config, const char *gguf, json_t *value, const char *hf);

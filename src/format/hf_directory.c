@@ -162,6 +162,21 @@ static sp_status gather_tensors(sp_hf_directory *d)
     return check_index(d);
 }
 
+static sp_status read_config(sp_hf_directory *d)
+{
+    static const char *const adapter[] = {"adapter_config.json", NULL}, *const config[] = {SP_HF_CONFIG, NULL};
+    bool is_adapter, is_model;
+    sp_status st = look_for(&is_adapter, d, adapter);
+    if (!st) st = look_for(&is_model, d, config);
+    if (st) return st;
+    if (!is_model && is_adapter)
+        return sp_fail(SP_ERR_FORMAT, "%s: a PEFT adapter, not a model; give the model's file or directory", d->path);
+    if (!is_model)
+        return sp_fail(SP_ERR_FORMAT,
+                       "%s: a directory without " SP_HF_CONFIG "; a model is a GGUF file or a directory of Hugging Face", d->path);
+    return sp_json_read(&d->config, d->config_path);
+}
+
 /* ---- the handle --------------------------------------------------------------------------------------------- */
 
 sp_status sp_hf_directory_open(sp_hf_directory **out, const char *path)
@@ -173,7 +188,7 @@ sp_status sp_hf_directory_open(sp_hf_directory **out, const char *path)
     if (!(d->path = strdup(path)))
         st = sp_fail_no_memory(strlen(path) + 1);
     else if ((d->config_path = sp_path_join(path, SP_HF_CONFIG)))
-        st = sp_json_read(&d->config, d->config_path);
+        st = read_config(d);
     if (!st) st = open_shards(d);
     if (!st) st = gather_tensors(d);
     if (st)

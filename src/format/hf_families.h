@@ -22,7 +22,7 @@ typedef struct sp_hf_name { /* '*' stands for the layer; ".weight" or ".bias" fo
     sp_hf_layout layout;
 } sp_hf_name;
 
-typedef enum sp_hf_kind { SP_HF_SIZE, SP_HF_REAL, SP_HF_BOOL } sp_hf_kind;
+typedef enum sp_hf_kind { SP_HF_SIZE, SP_HF_REAL, SP_HF_CAP /* null is 0: none */, SP_HF_BOOL } sp_hf_kind;
 
 typedef struct sp_hf_setting { /* "<architecture>.<gguf>" gets the value of "hf", unless it is null */
     const char *hf, *gguf;
@@ -48,7 +48,8 @@ typedef struct sp_hf_family {
     const char *defaults;       /* JSON: what transformers' configuration class has where config.json has nothing */
     const char *fixed;          /* JSON: the value, or array of values, that a setting may have */
     sp_hf_windows windows;
-    bool two_ropes; /* layers with a window have a RoPE of their own */
+    bool two_ropes;         /* layers with a window have a RoPE of their own */
+    bool learned_positions; /* no RoPE at all */
 } sp_hf_family;
 
 /* NULL where no row has that model_type. */

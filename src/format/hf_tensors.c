@@ -2,7 +2,8 @@
  *
  * Names go by the family's table. Numbers stay where they are mapped, in their own type and at whatever address that is: the
  * readers of rows need no alignment. Only where GGUF's order of numbers differs (sp_hf_layout) is a tensor copied: norms are small,
- * gpt2's and gpt_neox's fused matrices are most of the model, which then takes that much memory. */
+ * of gpt2 every matrix of a layer, of gpt_neox
+ * q, k and v, which then take memory. */
 #include "format/hf_tensors.h"
 
 #include <inttypes.h>
@@ -12,7 +13,7 @@
 
 #include "base/status.h"
 
-enum { MAX_NAME = 256 };
+enum { MAX_NAME = 256, N_FACTORS = sizeof((sp_hf_config *)NULL)->factors / sizeof(sp_hf_vector) };
 
 void sp_hf_tensors_clear(sp_hf_tensors *t)
 {
@@ -166,9 +167,8 @@ static sp_status transpose_matrix(sp_hf_tensors *all, sp_gguf_tensor *out, const
 static sp_status separate_heads(sp_hf_tensors *all, sp_gguf_tensor *out, const sp_st_tensor *t, const sp_hf_config *c,
                                 const char *path)
 {
-    size_t n_head = 0, n_rows = out->n_dims == 2 ? out->shape[1] : out->shape[0], row_bytes = t->n_bytes / n_rows;
-    sp_status st = sp_json_get_size(&n_head, c->settings, "num_attention_heads", path);
-    if (st) return st;
+    const size_t n_head = sp_hf_config_size(c, "attention.head_count");
+    const size_t n_rows = out->n_dims == 2 ? out->shape[1] : out->shape[0], row_bytes = t->n_bytes / n_rows;
     if (n_head == 0 || n_rows % 3 || n_rows / 3 % n_head)
         return sp_fail(SP_ERR_FORMAT, "%s: tensor %.128s: %zu rows are not q, k and v of %zu heads", path, t->name, n_rows, n_head);
     const size_t head_bytes = n_rows / 3 / n_head * row_bytes;
@@ -242,16 +242,13 @@ static sp_status read_tensor(sp_hf_tensors *all, const sp_hf_directory *d, size_
     return add(all, &out, name, t->name, path);
 }
 
-/* How a GGUF file has the llama 3 scaling of RoPE. */
-static sp_status add_rope_factors(sp_hf_tensors *all, const sp_hf_config *c, const char *path)
+/* How a GGUF file has what scaled RoPE does to frequencies. */
+static sp_status add_factors(sp_hf_tensors *all, const sp_hf_vector *v, const char *path)
 {
-    if (!c->rope_factors || c->n_rope_factors == 0) return SP_OK;
-    const sp_gguf_tensor factors = {.type = GGML_TYPE_F32,
-                                    .n_dims = 1,
-                                    .shape = {c->n_rope_factors, 1, 1, 1},
-                                    .data = c->rope_factors,
-                                    .n_bytes = c->n_rope_factors * sizeof(float)};
-    return add(all, &factors, "rope_freqs.weight", "rope_parameters", path);
+    if (!v->values || v->n == 0) return SP_OK;
+    const sp_gguf_tensor t = {
+        .type = GGML_TYPE_F32, .n_dims = 1, .shape = {v->n, 1, 1, 1}, .data = v->values, .n_bytes = v->n * sizeof *v->values};
+    return add(all, &t, v->name, v->hf, path);
 }
 
 /* ---- what must be there ------------------------------------------------------------------------------------- */
@@ -306,9 +303,8 @@ static sp_status check_biases(const sp_hf_tensors *all, const sp_hf_config *c, c
 /* The loop ends at the first layer that is not there: before it goes round more often than there are tensors. */
 static sp_status check_complete(const sp_hf_tensors *all, const sp_hf_config *c, const char *path)
 {
-    size_t n_layer = 0;
+    const size_t n_layer = sp_hf_config_size(c, "block_count");
     sp_status st = check_layer(all, c, "", path);
-    if (!st) st = sp_json_get_size(&n_layer, c->settings, "num_hidden_layers", path);
     for (size_t l = 0; l < n_layer && !st; l++) {
         char layer[32];
         snprintf(layer, sizeof layer, "%zu", l);
@@ -321,7 +317,7 @@ static sp_status check_complete(const sp_hf_tensors *all, const sp_hf_config *c,
 sp_status sp_hf_tensors_read(sp_hf_tensors *out, const sp_hf_directory *d, const sp_hf_config *c)
 {
     const char *path = sp_hf_directory_path(d);
-    const size_t n = sp_hf_directory_n_tensors(d) + 1;
+    const size_t n_own = sp_hf_directory_n_tensors(d), n = n_own + N_FACTORS;
     *out = (sp_hf_tensors){0};
     sp_status st = sp_names_reserve(&out->names, n);
     if (st) return st;
@@ -329,7 +325,7 @@ sp_status sp_hf_tensors_read(sp_hf_tensors *out, const sp_hf_directory *d, const
     out->own_names = calloc(n, sizeof *out->own_names);
     out->copies = calloc(2 * n, sizeof *out->copies); /* a name and perhaps a copy of the numbers each */
     if (!out->tensors || !out->own_names || !out->copies) return sp_fail_no_memory(n * sizeof *out->tensors);
-    for (size_t i = 0; i < n - 1 && !st; i++) st = read_tensor(out, d, i, c);
-    if (!st) st = add_rope_factors(out, c, path);
+    for (size_t i = 0; i < n_own && !st; i++) st = read_tensor(out, d, i, c);
+    for (size_t i = 0; i < N_FACTORS && !st; i++) st = add_factors(out, &c->factors[i], path);
     return st ? st : check_complete(out, c, path);
 }

@@ -113,7 +113,8 @@ static sp_status step(bool *finished, sp_finish *why, generator *g)
     *finished = true;
     *why = SP_FINISH_END;
     if (sp_tokenizer_is_end(tokenizer, token)) return show(g, g->raw.n_bytes);
-    if ((st = sp_tokenizer_add_text(&g->raw, tokenizer, token, false))) return st;
+    bool has_text = (size_t)token < sp_tokenizer_n_vocab(tokenizer); /* a model may have more rows than there are tokens */
+    if (has_text && (st = sp_tokenizer_add_text(&g->raw, tokenizer, token, false))) return st;
     size_t stop = find_stop(g);
     *why = SP_FINISH_STOP;
     if (stop != SIZE_MAX) return show(g, stop);

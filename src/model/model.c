@@ -345,7 +345,7 @@ static sp_status read_tokenizer(sp_model *m)
 {
     const sp_gguf *gguf = sp_source_gguf(m->source);
     if (gguf) return sp_tokenizer_from_gguf(&m->tokenizer, gguf);
-    return sp_fail(SP_ERR_UNSUPPORTED, "%s: this version does not read tokenizer.json; use a GGUF file of the model", m->path);
+    return sp_tokenizer_from_hf(&m->tokenizer, m->path);
 }
 
 /* A GGUF file has a row of embeddings for each token. Checkpoints as they are trained may have more, so that their number is round,

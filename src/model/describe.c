@@ -9,6 +9,8 @@
 #include "base/status.h"
 #include "format/adapter.h"
 #include "format/gguf.h"
+#include "format/hf_directory.h"
+#include "text/tokenizer.h"
 
 enum { MAX_LISTED = 1024 }; /* elements of a per-layer array */
 
@@ -40,7 +42,7 @@ static json_t *whole_or_null(json_t *value, bool ok)
     return NULL;
 }
 
-/* ---- a model ------------------------------------------------------------------------------------------------ */
+/* ---- a GGUF model ------------------------------------------------------------------------------------------- */
 
 static json_t *text_value(const sp_gguf *g, const char *key)
 {
@@ -180,6 +182,122 @@ static sp_status describe_model(json_t *o, const char *path)
     return ok ? SP_OK : sp_json_fail_no_memory();
 }
 
+/* ---- a model directory of Hugging Face ------------------------------------------------------------------------ */
+
+/* The language model's part of the configuration comes first, then the whole. */
+static const json_t *find_setting(const json_t *config, const char *const *names)
+{
+    const json_t *parts[] = {json_object_get(config, "text_config"), config};
+    for (size_t p = 0; p < 2; p++)
+        for (size_t i = 0; names[i]; i++) {
+            const json_t *value = json_object_get(parts[p], names[i]);
+            if (value && !json_is_null(value)) return value;
+        }
+    return NULL;
+}
+
+static bool put_setting(json_t *o, const char *name, const json_t *config, const char *const *names)
+{
+    const json_t *value = find_setting(config, names);
+    return put(o, name,
+               value && !json_is_object(value) && !json_is_array(value) ? json_copy((json_t *)(uintptr_t)value) : json_null());
+}
+
+static bool put_hf_sizes(json_t *o, const json_t *config)
+{
+    static const struct {
+        const char *name, *keys[3];
+    } sizes[] = {
+        {"n_layer", {"num_hidden_layers", "n_layer"}},
+        {"d_model", {"hidden_size", "n_embd"}},
+        {"d_ffn", {"intermediate_size", "n_inner"}},
+        {"n_head", {"num_attention_heads", "n_head"}},
+        {"n_head_kv", {"num_key_value_heads"}},
+        {"d_head", {"head_dim"}},
+        {"n_vocab", {"vocab_size"}},
+        {"context_length", {"max_position_embeddings", "n_positions"}},
+    };
+    static const char *const theta[] = {"rope_theta", "rotary_emb_base", NULL};
+    static const char *const rope[] = {"rope_parameters", "rope_scaling", NULL};
+    bool ok = true;
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) ok = ok && put_setting(o, sizes[i].name, config, sizes[i].keys);
+    const json_t *parameters = find_setting(config, rope), *full = json_object_get(parameters, "full_attention");
+    return ok &&
+           put_setting(o, "rope_theta", find_setting(full ? full : parameters, theta) ? (full ? full : parameters) : config, theta);
+}
+
+/* What the configuration says the weights are: "bfloat16" as "BF16". tensor_types says what they are. */
+static json_t *hf_file_type(const json_t *config)
+{
+    static const char *const keys[] = {"dtype", "torch_dtype", NULL};
+    static const char *const types[][2] = {{"float32", "F32"}, {"float16", "F16"}, {"bfloat16", "BF16"}};
+    const char *name = json_string_value(find_setting(config, keys));
+    for (size_t i = 0; name && i < sizeof types / sizeof types[0]; i++)
+        if (strcmp(name, types[i][0]) == 0) return json_string(types[i][1]);
+    return name ? json_string(name) : json_null();
+}
+
+static json_t *count_dtypes(const sp_hf_directory *d)
+{
+    json_t *types = json_object();
+    bool ok = true;
+    for (size_t i = 0; i < sp_hf_directory_n_tensors(d); i++) {
+        const char *name = sp_dtype_name(sp_hf_directory_tensor_at(d, i)->type);
+        ok = ok && put(types, name, json_integer(1 + json_integer_value(json_object_get(types, name))));
+    }
+    return whole_or_null(types, ok);
+}
+
+static uint64_t count_values(const sp_hf_directory *d)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < sp_hf_directory_n_tensors(d); i++) {
+        const sp_st_tensor *t = sp_hf_directory_tensor_at(d, i);
+        n += t->n_bytes / sp_dtype_bytes(t->type);
+    }
+    return n;
+}
+
+static json_t *id_or_null(int32_t id)
+{
+    return id >= 0 ? json_integer(id) : json_null();
+}
+
+/* null where there is no tokenizer that can be read here. */
+static json_t *describe_hf_tokenizer(const char *dir)
+{
+    sp_tokenizer *t;
+    if (sp_tokenizer_from_hf(&t, dir)) return json_null();
+    json_t *o = json_object();
+    bool ok = put(o, "model", json_string(sp_tokenizer_kind(t))) && put(o, "pre", json_null()) &&
+              put(o, "n_vocab", json_integer((json_int_t)sp_tokenizer_n_vocab(t))) &&
+              put(o, "bos", id_or_null(sp_tokenizer_bos(t))) && put(o, "eos", id_or_null(sp_tokenizer_eos(t))) &&
+              put(o, "add_bos", json_boolean(sp_tokenizer_adds_bos(t))) &&
+              put(o, "chat_template", json_boolean(strcmp(sp_tokenizer_chat_family(t), "none") != 0));
+    sp_tokenizer_free(t);
+    return whole_or_null(o, ok);
+}
+
+static sp_status describe_hf_model(json_t *o, const char *dir)
+{
+    static const char *const name_keys[] = {"_name_or_path", NULL};
+    sp_hf_directory *d;
+    sp_status st = sp_hf_directory_open(&d, dir);
+    if (st) return st;
+    const json_t *config = sp_hf_directory_config(d), *model_type = json_object_get(config, "model_type");
+    json_t *tokenizer = describe_hf_tokenizer(dir);
+    bool ok = tokenizer && put(o, "kind", json_string("model")) && put(o, "path", sp_json_text(dir, strlen(dir))) &&
+              put(o, "file_bytes", json_integer((json_int_t)sp_hf_directory_tensor_file_bytes(d))) &&
+              put(o, "architecture", json_is_string(model_type) ? json_copy((json_t *)(uintptr_t)model_type) : json_null()) &&
+              put_setting(o, "name", config, name_keys) && put(o, "file_type", hf_file_type(config)) && put_hf_sizes(o, config) &&
+              fill_in_sizes(o, tokenizer) && put(o, "n_parameters", json_integer((json_int_t)count_values(d))) &&
+              put(o, "n_tensors", json_integer((json_int_t)sp_hf_directory_n_tensors(d))) &&
+              put(o, "tensor_types", count_dtypes(d)) && !json_object_set(o, "tokenizer", tokenizer);
+    json_decref(tokenizer);
+    sp_hf_directory_close(d);
+    return ok ? SP_OK : sp_json_fail_no_memory();
+}
+
 /* ---- tensors and adapters ----------------------------------------------------------------------------------- */
 
 static json_t *describe_tensor(const sp_st_tensor *t)
@@ -264,8 +382,20 @@ static sp_status describe_file(json_t *o, const char *path)
     sp_unmap_file(&file);
     if (is_gguf) return describe_model(o, path);
     if (is_safetensors) return describe_safetensors(o, path);
-    return sp_fail(SP_ERR_FORMAT, "%s: neither a GGUF model, nor a safetensors file, nor a directory with " SP_ADAPTER_CONFIG,
+    return sp_fail(SP_ERR_FORMAT,
+                   "%s: neither a GGUF model, nor a safetensors file, nor a directory with " SP_HF_CONFIG " or " SP_ADAPTER_CONFIG,
                    path);
+}
+
+static sp_status describe_directory(json_t *o, const char *path)
+{
+    char *adapter = sp_path_join(path, SP_ADAPTER_CONFIG), *model = sp_path_join(path, SP_HF_CONFIG);
+    bool is_model = adapter && model && !sp_path_exists(adapter) && sp_path_exists(model);
+    sp_status st = adapter && model ? SP_OK : SP_ERR_MEMORY;
+    free(adapter);
+    free(model);
+    if (st) return st;
+    return is_model ? describe_hf_model(o, path) : describe_adapter(o, path);
 }
 
 sp_status sp_describe(char **json, const char *path)
@@ -273,7 +403,7 @@ sp_status sp_describe(char **json, const char *path)
     *json = NULL;
     json_t *o = json_object();
     sp_status st = o ? SP_OK : sp_json_fail_no_memory();
-    if (!st) st = sp_path_is_directory(path) ? describe_adapter(o, path) : describe_file(o, path);
+    if (!st) st = sp_path_is_directory(path) ? describe_directory(o, path) : describe_file(o, path);
     if (!st) st = sp_json_dump(json, o, JSON_INDENT(2));
     json_decref(o);
     return st;
