@@ -115,8 +115,8 @@ SP_API sp_status sp_model_load(sp_model **out, const char *path, const sp_model_
 SP_API void sp_model_free(sp_model *model);
 
 typedef struct sp_model_info {
-    const char *path, *architecture,
-        *name; /* name: general.name, "" where absent, of a directory its path; strings live as long as the model */
+    const char *path, *architecture; /* strings live as long as the model */
+    const char *name;                /* general.name, "" where absent; of a directory its path */
     size_t n_layer, d_model, d_ffn, n_head, n_head_kv, d_head, n_vocab, context_length;
     uint64_t n_parameters, file_bytes;
     bool tied_output; /* the output head is the embedding matrix */
@@ -328,10 +328,11 @@ SP_API size_t sp_prompt_num_tasks(const sp_prompt *prompt);
 SP_API sp_status sp_prompt_use_task(sp_prompt *prompt, size_t task_id);
 
 /* What the model reads: (num_virtual_tokens, width), a virtual token a row, of the task in use. It belongs to the prompt and may be
- * written. embeddings    width d_model; NULL with other methods keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves
- * them: column ((2 l + s) * n_head_kv + h) * d_head + i is dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys
- * are as attention reads them, behind RoPE (none is applied to them), halves split as in transformers. NULL with methods of
- * embeddings */
+ * written.
+ *   embeddings    width d_model; NULL with other methods
+ *   keys_values   width 2 * n_layer * n_head_kv * d_head, as PEFT saves them: column ((2 l + s) * n_head_kv + h) * d_head + i is
+ *                 dimension i of head h in layer l, s = 0 of the key, 1 of the value. Keys are as attention reads them, behind RoPE
+ *                 (none is applied to them), halves split as in transformers. NULL with methods of embeddings */
 SP_API size_t sp_prompt_width(const sp_prompt *prompt);
 SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
 SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
@@ -361,8 +362,9 @@ typedef struct sp_example {
 /* loss = mean over examples of the mean over answer tokens of -ln p(token | prompt, tokens before), in nats.
  * One packed pass: the prompt's rows and every shared prefix are computed once. `prompt` may be NULL when `gradient` is.
  * With CPT, as in PEFT: mean over all tokens of the examples' answers and, once for each example, of answers inside the prompt,
- * which opt_weighted_loss_type weighs. gradient   (sp_prompt_n_weights) written: dloss/dweights, zero where they are frozen; NULL:
- * not computed An answer that starts an example needs a prompt of embeddings in front. */
+ * which opt_weighted_loss_type weighs.
+ *   gradient   (sp_prompt_n_weights) written: dloss/dweights, zero where they are frozen; NULL: not computed
+ * An answer that starts an example needs a prompt of embeddings in front. */
 SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt, const sp_example *examples,
                          size_t n_examples);
 

@@ -7,7 +7,8 @@
 
 #include "report.h"
 
-const option_row model_rows[] = {{OPTION_STRING, 'm', "model", "FILE", "the language model, a GGUF file",
+const option_row model_rows[] = {{OPTION_STRING, 'm', "model", "FILE",
+                                  "the language model: a GGUF file or a Hugging Face directory",
                                   .target = offsetof(model_flags, path), .required = true},
                                  {OPTION_COUNT, 0, "threads", "N", "processors to use", .fallback = "all this process may use",
                                   .target = offsetof(model_flags, threads), .min = 1, .max = 4096},

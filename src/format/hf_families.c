@@ -300,8 +300,15 @@ static const sp_hf_family families[] = {
      .settings = gpt2_settings,
      .names = {gpt2_names},
      .prefixes = gpt2_prefixes,
-     .defaults = JSON(
-         {"activation_function" : "gelu_new", "n_positions" : 1024, "layer_norm_epsilon" : 1e-5, "tie_word_embeddings" : true}),
+     .defaults = JSON({
+         "n_layer" : 12,
+         "n_embd" : 768,
+         "n_head" : 12,
+         "activation_function" : "gelu_new",
+         "n_positions" : 1024,
+         "layer_norm_epsilon" : 1e-5,
+         "tie_word_embeddings" : true
+     }),
      .fixed = JSON({
          "activation_function" : [ "gelu_new", "gelu_pytorch_tanh", "gelu_fast" ],
          "scale_attn_weights" : true,

@@ -240,11 +240,11 @@ def smollm2_logits(reference, model):
     return good & report("share of positions with another top-1", 1 - agree, 1e-3)
 
 
-def smollm2_gradients(reference, model):
+def smollm2_gradients(reference, model, sizes=(1, 32, 100)):
     rng, tokens, good = np.random.default_rng(3), news_tokens(400), True
     embeddings = reference.get_input_embeddings().weight.numpy()
     examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(6)]
-    for n in (1, 32, 100):
+    for n in sizes:
         prompt = embeddings[rng.integers(0, len(embeddings), n)]
         loss, gradient = model.loss(softprompt.Prompt(prompt), examples)
         their_loss, their_gradient = torch_gradient(reference, prompt, examples)

@@ -12,6 +12,8 @@ import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import subprocess
+
 import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -19,6 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 import engine
 import families
 import hf_model
+import peft_smollm2
 import softprompt
 from engine import report
 
@@ -41,6 +44,15 @@ def older(config):
         config["rope_local_base_freq"] = local["rope_theta"]
         config.pop("layer_types", None)
         config["sliding_window_pattern"] = config.pop("_sliding_window_pattern")
+    return config
+
+
+def older_neox(config):
+    """RoPE's share of a head and its base under gpt_neox's own names."""
+    parameters = config.pop("rope_parameters")
+    config["rotary_pct"], config["rotary_emb_base"] = parameters["partial_rotary_factor"], parameters["rope_theta"]
+    config["torch_dtype"] = config.pop("dtype", None)
+    config.pop("partial_rotary_factor", None)
     return config
 
 
@@ -84,6 +96,26 @@ TINY = {
     "gemma3_text, silent config": dict(family="gemma3_text", num_hidden_layers=7, head_dim=256, query_pre_attn_scalar=256,
                                        num_attention_heads=8, num_key_value_heads=4, hidden_size=96, rms_norm_eps=1e-6,
                                        max_position_embeddings=131072, sliding_window=4096, rope_theta=1e6, config=silent),
+    "gemma2, bf16, shards": dict(family="gemma2", num_hidden_layers=5, head_dim=24, query_pre_attn_scalar=24, sliding_window=6,
+                                 attn_logit_softcapping=1.5, final_logit_softcapping=4.0, dtype="bf16", shards="50KB"),
+    "gemma2, no caps": dict(family="gemma2", num_hidden_layers=3, head_dim=24, query_pre_attn_scalar=24, sliding_window=6,
+                            attn_logit_softcapping=None, final_logit_softcapping=None),
+    "gemma2, silent config": dict(family="gemma2", num_hidden_layers=4, head_dim=256, query_pre_attn_scalar=256, num_attention_heads=8,
+                                  num_key_value_heads=4, hidden_size=96, rms_norm_eps=1e-6, max_position_embeddings=8192,
+                                  sliding_window=4096, config=silent),
+    "phi3, f16, shards": dict(family="phi3", sliding_window=7, tie_word_embeddings=False, dtype="f16", shards="40KB"),
+    "phi3, longrope": dict(family="phi3", rope="longrope", sliding_window=None, partial_rotary_factor=0.75,
+                           max_position_embeddings=256, original_max_position_embeddings=128),
+    "phi3, silent config": dict(family="phi3", rms_norm_eps=1e-5, max_position_embeddings=4096, tie_word_embeddings=False,
+                                num_key_value_heads=4, sliding_window=None, config=silent),
+    "gpt2, f16": dict(family="gpt2", num_key_value_heads=4, dtype="f16"),
+    "gpt2, bf16, shards": dict(family="gpt2", num_key_value_heads=4, dtype="bf16", shards="40KB"),
+    "gpt2, silent config": dict(family="gpt2", num_attention_heads=12, num_key_value_heads=12, hidden_size=96, head_dim=8,
+                                intermediate_size=384, max_position_embeddings=1024, config=silent),
+    "gpt_neox, bf16, shards": dict(family="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.25, tie_word_embeddings=False,
+                                   dtype="bf16", shards="40KB"),
+    "gpt_neox, one block behind the other, older config": dict(family="gpt_neox", num_key_value_heads=4, partial_rotary_factor=0.5,
+                                                               use_parallel_residual=False, config=older_neox),
 }
 
 
@@ -121,6 +153,28 @@ def tiny(beginning=""):
     return good
 
 
+# ---- SmolLM2-135M ----
+
+
+def greedy(path, beginning):
+    said = subprocess.run([peft_smollm2.PROGRAM, "run", "-m", path, "--raw", "--json", "--max-new-tokens", "40", beginning], check=True,
+                          capture_output=True, text=True)
+    return json.loads(said.stdout)["tokens"]
+
+
+def smollm2():
+    """The directory against transformers, against the GGUF file of the same weights, and with adapters of PEFT."""
+    directory, tokens = hf_model.hf_directory(), engine.news_tokens(300)
+    there, model = hf_model.load(hf_model.SMOLLM2), softprompt.Model(directory)
+    good = engine.smollm2_logits(there, model) & engine.smollm2_gradients(there, model, sizes=(1, 32))
+    ours, file = (softprompt.Session(m).append_all(tokens) for m in (model, softprompt.Model(hf_model.SMOLLM2)))
+    good &= report("directory and GGUF file, logits", float(np.abs(ours - file).max()), 1e-3)
+    beginnings = ["The capital of France is", "Once upon a time", "def fibonacci(n):", "Dear Sir or Madam,\n"]
+    different = sum(greedy(directory, text) != greedy(hf_model.SMOLLM2, text) for text in beginnings)
+    good &= report(f"greedy continuations of {len(beginnings)} that differ", different, 0)
+    return good & peft_smollm2.main(directory)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    sys.exit(0 if {"tiny": tiny}[sys.argv[1]](*sys.argv[2:]) else 1)
+    sys.exit(0 if {"tiny": tiny, "smollm2": smollm2}[sys.argv[1]](*sys.argv[2:]) else 1)

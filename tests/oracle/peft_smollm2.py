@@ -21,8 +21,8 @@ ROWS = [("a joy from start to finish .", "positive"), ("dull , slow and far too 
         ("the cast is wonderful .", "positive"), ("i wanted my money back .", "negative")]
 
 
-def logits_here(directory, tokens):
-    return softprompt.Session(softprompt.Model(hf_model.SMOLLM2), softprompt.Prompt(directory)).append_all(tokens)
+def logits_here(directory, tokens, path=hf_model.SMOLLM2):
+    return softprompt.Session(softprompt.Model(path), softprompt.Prompt(directory)).append_all(tokens)
 
 
 def logits_there(model, tokens):
@@ -60,16 +60,17 @@ def train_here(directory, path=hf_model.SMOLLM2):
     return adapter
 
 
-def main():
+def main(path=hf_model.SMOLLM2):
+    """path: the model here, the GGUF file or a directory of the same weights."""
     tokenizer, tokens = hf_model.load_tokenizer(hf_model.SMOLLM2), engine.news_tokens(300)
     with tempfile.TemporaryDirectory() as directory:
         theirs = os.path.join(directory, "peft")
         expected = logits_there(train_there(hf_model.load(hf_model.SMOLLM2), tokenizer, theirs), tokens)
-        good = engine.report("PEFT's adapter here, logits", float(np.abs(logits_here(theirs, tokens) - expected).max()), LOGITS_TOLERANCE)
-        ours = train_here(directory)
+        good = engine.report("PEFT's adapter here, logits", float(np.abs(logits_here(theirs, tokens, path) - expected).max()), LOGITS_TOLERANCE)
+        ours = train_here(directory, path)
         loaded = PeftModel.from_pretrained(hf_model.load(hf_model.SMOLLM2), ours).eval()
-        difference = float(np.abs(logits_here(ours, tokens) - logits_there(loaded, tokens)).max())
-        plain = float(np.abs(logits_here(ours, tokens) - softprompt.Session(softprompt.Model(hf_model.SMOLLM2)).append_all(tokens)).max())
+        difference = float(np.abs(logits_here(ours, tokens, path) - logits_there(loaded, tokens)).max())
+        plain = float(np.abs(logits_here(ours, tokens, path) - softprompt.Session(softprompt.Model(path)).append_all(tokens)).max())
         good &= engine.report("our adapter in PEFT, logits", difference, LOGITS_TOLERANCE)
         return good & engine.report("(and the prompt matters: 1 / difference without it)", 1 / plain, 1.0)
 
