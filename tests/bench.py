@@ -149,7 +149,7 @@ def test_worker(directory):
             assert a.ask("fill", n=10)["n"] == 10
             before = b.ask("peak")["peak_rss_gb"]
             assert a.ask("fill", n=100_000_000)["peak_rss_gb"] > before + 0.09
-            assert b.ask("peak")["peak_rss_gb"] == before  # each has its own
+            assert b.ask("peak")["peak_rss_gb"] < before + 0.01  # each has its own; the interpreter may take a page more
             expect_error(common.Error, ["some_worker", "fail", "ValueError: no good"], lambda: a.ask("fail"))
             assert a.ask("fill", n=1)["n"] == 1  # still there
             expect_error(common.Died, ["status 3"], lambda: a.ask("die"))

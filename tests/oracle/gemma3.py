@@ -180,7 +180,8 @@ def check_keys_values(reference, model, tokens):
     ids = text_ids(keys_values.TEXT_TO_START_FROM)
     with tempfile.TemporaryDirectory() as directory:
         for name in ("PREFIX_TUNING", "CARTRIDGE"):
-            good &= keys_values.check_pefts(name, 8, reference, model, tokens[:560], examples, directory, start, PACKING_LIMIT)
+            good &= keys_values.check_pefts(name, 8, reference, model, tokens[:560], examples, directory, start, PACKING_LIMIT,
+                                            torch.float64)
         for name in keys_values.METHODS:
             good &= keys_values.check_ours(name, reference, model, tokens[:100], keys_values.TEXT_TO_START_FROM, ids, directory)
     return good

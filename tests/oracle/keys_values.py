@@ -92,8 +92,8 @@ def tokens_keys_values(base, tokens):
     return stacked.permute(3, 0, 1, 2, 4).reshape(len(tokens), -1)
 
 
-def check_pefts(name, n, base, model, tokens, examples, directory, start=None, packing_limit=1e-5):
-    """PEFT's adapter here. start (P, width): where it begins, instead of noise."""
+def check_pefts(name, n, base, model, tokens, examples, directory, start=None, packing_limit=1e-5, dtype=torch.float32):
+    """PEFT's adapter here. start (P, width): where it begins, instead of noise. dtype: of the loss and the gradient on PEFT's side."""
     there = os.path.join(directory, f"{name} {n}")
     theirs = peft.get_peft_model(base, CONFIGS[name](n))
     if start is not None:
@@ -105,7 +105,8 @@ def check_pefts(name, n, base, model, tokens, examples, directory, start=None, p
     if "projected" in name:  # PEFT's parameters are an encoder's there
         good &= report("    loss", abs(loss - peft_loss(theirs, examples).item()) / loss, 1e-5)
     else:
-        their_loss, their_gradient = peft_gradient(theirs, examples)
+        their_loss, their_gradient = peft_gradient(theirs.to(dtype), examples)
+        theirs.to(torch.float32)
         good &= report("    loss", abs(loss - their_loss) / their_loss, 1e-5)
         good &= report("    gradient", engine.relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
     return good & engine.check_packing(model, prompt, examples, loss, gradient, packing_limit)
