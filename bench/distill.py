@@ -17,6 +17,7 @@ import ours
 import training
 
 N_SHOTS, MIN_CONTEXT, N_VIRTUAL = 36, 1000, 32
+N_SHOTS_AT_START = 3  # prompts start from the last reviews of the context: of N_VIRTUAL tokens of it what is nearest to all of it
 N_QUERIES, N_HELD_OUT, N_TEST, STEPS, BATCH = 1000, 64, 500, 200, 16
 QUICK = {"n_queries": 16, "n_held_out": 8, "n_test": 16, "steps": 2, "batch": 4}
 DECODE_TOKENS = 32
@@ -34,26 +35,25 @@ COLUMNS = (("what", "behind"), ("tokens", "tokens"), ("kl", "KL"), ("accuracy", 
 
 
 def few_shot(data):
-    """As many reviews of each label, in turns, so that the context does not prefer one. -> text, the other rows of training"""
+    """As many reviews of each label, in turns, so that the context does not prefer one. -> their texts, the other rows of training"""
     rows = ours.read_rows(os.path.join(data, "train.jsonl"))
     random.Random(1).shuffle(rows)
     of_label = {label: [row for row in rows if row["label"] == label] for label in ("positive", "negative")}
     shots = [row for pair in zip(*of_label.values()) for row in pair][:N_SHOTS]
     taken = {row["text"] for row in shots}
-    return ("".join(TEMPLATE.format(**row) + f" {row['label']}\n" for row in shots),
-            [row for row in rows if row["text"] not in taken])
+    return [TEMPLATE.format(**row) + f" {row['label']}\n" for row in shots], [row for row in rows if row["text"] not in taken]
 
 
 def escaped(text):
     return text.replace("\\", "\\\\").replace("\n", "\\n")
 
 
-def train(name, files, text, sizes, options, work):
+def train(name, files, start, sizes, options, work):
     """-> the adapter's directory, train's report"""
     adapter = os.path.join(work, name)
     done = common.run_program(
         ["train", "-m", common.SMOLLM2, "-d", files["queries"], "-e", files["held_out"], "-o", adapter, "--teacher-context",
-         files["context"], "--init-text", escaped(text), "--num-virtual-tokens", str(N_VIRTUAL), "--steps", str(sizes["steps"]),
+         files["context"], "--init-text", escaped(start), "--num-virtual-tokens", str(N_VIRTUAL), "--steps", str(sizes["steps"]),
          "--batch-size", str(sizes["batch"]), "--threads", str(options.threads), "--compute", options.compute, "--json", "--quiet",
          *common.TASK, *METHODS[name]], options.threads)
     return adapter, json.loads(done["stdout"])
@@ -68,7 +68,8 @@ def accuracy(files, options, *prompt, template=TEMPLATE):
 
 
 def write_files(data, sizes, work):
-    text, rest = few_shot(data)
+    shots, rest = few_shot(data)
+    text = "".join(shots)
     files = {name: os.path.join(work, f"{name}.jsonl") for name in ("queries", "held_out", "test")}
     files["context"] = os.path.join(work, "context.txt")
     with open(files["context"], "w", encoding="utf-8") as file:
@@ -76,7 +77,7 @@ def write_files(data, sizes, work):
     ours.write_rows(files["queries"], rest[:sizes["n_queries"]])
     ours.write_rows(files["held_out"], training.sample_rows(data, sizes["n_held_out"], "valid"))
     ours.write_rows(files["test"], training.sample_rows(data, sizes["n_test"], "test"))
-    return files, text
+    return files, text, "".join(shots[-N_SHOTS_AT_START:])
 
 
 def decode_speeds(worker, names, options):
@@ -92,11 +93,11 @@ def decode_speeds(worker, names, options):
 
 def measure(options, work):
     sizes = QUICK if options.quick else {"n_queries": N_QUERIES, "n_held_out": N_HELD_OUT, "n_test": N_TEST, "steps": STEPS, "batch": BATCH}
-    files, text = write_files(options.data, sizes, work)
+    files, text, start = write_files(options.data, sizes, work)
     adapters, reports = {}, {}
     for name in METHODS:
         common.note(f"distilling {N_SHOTS} reviews into {N_VIRTUAL} tokens: {name}, {sizes['steps']} steps of {sizes['batch']} reviews")
-        adapters[name], reports[name] = train(name, files, text, sizes, options, work)
+        adapters[name], reports[name] = train(name, files, start, sizes, options, work)
     with common.workers(options.threads, "distill_worker") as (worker,):
         n_context = worker.ask("load", model=common.SMOLLM2, n_threads=options.threads, compute=options.compute, context=text,
                                held_out=files["held_out"], template=TEMPLATE, n_last=N_VIRTUAL)["n_context"]
