@@ -52,11 +52,12 @@ void sp_arena_free(sp_arena *arena)
     free(arena);
 }
 
-/* Large blocks in large pages where the system has them to give: fewer faults, and fewer misses of the table of pages. */
+/* Large blocks in large pages where the system has them to give: fewer faults, and fewer misses of the table of pages. Their sizes
+   are whole pages, since C11 wants of aligned_alloc a size that the alignment divides. */
 static char *allocate_block(size_t n_bytes)
 {
     if (n_bytes < 2 * LARGE_PAGE_BYTES) return aligned_alloc(ALIGNMENT, n_bytes);
-    char *bytes = aligned_alloc(LARGE_PAGE_BYTES, n_bytes);
+    char *bytes = aligned_alloc(LARGE_PAGE_BYTES, (n_bytes + LARGE_PAGE_BYTES - 1) / LARGE_PAGE_BYTES * LARGE_PAGE_BYTES);
 #ifdef MADV_HUGEPAGE
     if (bytes) madvise(bytes, n_bytes, MADV_HUGEPAGE); /* advice: it is fine if nothing comes of it */
 #endif
