@@ -221,16 +221,11 @@ def check_adapters(reference, model, tokens):
 
 def check_generation(reference, model, tokens):
     import generation
-    good, n_compared = True, 0
-    beginnings = [[2] + tokens[40 * i + 1:40 * i + 8 + i] for i in range(6)] + [tokens[:530]]
-    for beginning in beginnings:
-        ours, _, _ = softprompt.Session(model).generate(beginning, max_new_tokens=N_NEW)
-        theirs, rows = generation.greedy_reference(reference, None, beginning, N_NEW)
-        n, margin = generation.compare(ours, theirs, rows)
-        n_compared += n
-        good &= margin is None or margin <= generation.TIE
-    print(f"{'ok  ' if good else 'FAIL'} {n_compared} greedy tokens of {len(beginnings)} continuations", flush=True)
-    return good
+    judge = generation.Judge(N_NEW, reference.config.eos_token_id)
+    for beginning in [[2] + tokens[40 * i + 1:40 * i + 8 + i] for i in range(6)] + [tokens[:530]]:
+        generated, _, _ = softprompt.Session(model).generate(beginning, max_new_tokens=N_NEW)
+        judge.take(generated, generation.reference_logits(reference, None, beginning, generated))
+    return judge.report()
 
 
 CHECKS = {"logits": check_logits, "gradients": check_gradients, "generation": check_generation, "keys_values": check_keys_values,

@@ -15,6 +15,7 @@ import safetensors.numpy
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARY = os.environ.get("SOFTPROMPT_LIB") or os.path.join(ROOT, "build", "libsoftprompt.so")
+N_THREADS = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0: one a processor
 
 lib = c.CDLL(LIBRARY, mode=os.RTLD_LAZY)
 lib.sp_message.restype = c.c_char_p
@@ -69,9 +70,9 @@ def float_pointer(array):
 
 
 class Model:
-    """weights: 0 auto, 1 mapped, 2 f32. compute: 0 auto, 1 f32, 2 bf16."""
+    """n_threads: by default what torch takes, too. weights: 0 auto, 1 mapped, 2 f32. compute: 0 auto, 1 f32, 2 bf16."""
 
-    def __init__(self, path, n_threads=0, weights=0, compute=0):
+    def __init__(self, path, n_threads=N_THREADS, weights=0, compute=0):
         self.handle = c.c_void_p()
         options = ModelOptions(n_threads, weights, compute)
         check(lib.sp_model_load(c.byref(self.handle), os.fsencode(path), c.byref(options)))
