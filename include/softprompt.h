@@ -633,6 +633,51 @@ typedef struct sp_universality_report {
  * UNSUPPORTED: f64 has too few digits for the construction; the message says how many it takes. MEMORY: the table is too large. */
 SP_API sp_status sp_lab_universality(sp_universality_report *out, const sp_universality_options *options, const sp_hooks *hooks);
 
+/* How long a prompt must be, by formula. Functions are C-Lipschitz in the norm alpha, from [0,1]^{len x d} to itself, and epsilon
+ * is the largest error allowed, in that norm too; docs/theory.md, section 2. */
+typedef struct sp_capacity_bound_options {
+    size_t d, len;           /* 0: 1 */
+    double lipschitz;        /* C; 0: 1 */
+    double alpha;            /* at least 1; 0: infinity, the sup norm */
+    double epsilon;          /* in (0, 1/2); 0: 0.05 */
+    double precision;        /* bits of a number of the prompt, so 2^precision values; 0: 32 */
+    size_t n_sequences;      /* of the data set that is memorised; 0: 64 */
+    double prompt_lipschitz; /* of the machines that `smooth` speaks of, in the sup norm, in their prompt; 0: 1, the look-up's */
+} sp_capacity_bound_options;
+
+typedef enum sp_capacity_row_id {
+    SP_CAPACITY_PAPER,        /* the formula of arXiv 2411.16525 */
+    SP_CAPACITY_TAKES_LOOKUP, /* what our constructions take for every function */
+    SP_CAPACITY_TAKES_UNIFORM,
+    SP_CAPACITY_TAKES_DIGITS,
+    SP_CAPACITY_TAKES_INDEX,     /* for the 8 functions that `lab universality` has by name */
+    SP_CAPACITY_COUNT_FUNCTIONS, /* what no machine passes: to tell all the functions apart */
+    SP_CAPACITY_COUNT_PAIRS,     /* to memorise any n_sequences pairs */
+    SP_CAPACITY_COUNT_SMOOTH,    /* the same, if the machine is Lipschitz in its prompt */
+    SP_CAPACITY_N_ROWS
+} sp_capacity_row_id;
+
+typedef enum sp_capacity_kind { SP_CAPACITY_FORMULA, SP_CAPACITY_TAKES, SP_CAPACITY_BOUND } sp_capacity_kind;
+
+typedef struct sp_capacity_row {
+    const char *name; /* "paper", "lookup", ... */
+    sp_capacity_kind kind;
+    double log2_tokens;        /* virtual tokens; of a bound before rounding up, and -INFINITY where it says nothing */
+    double num_virtual_tokens; /* whole but for the formula; INFINITY beyond f64 */
+    double log2_bits;          /* what the row counts: of TAKES the bits that one number must carry; of BOUND those that the whole
+                                * prompt must. NAN: none are counted */
+    size_t grid;               /* of TAKES: cells of a coordinate */
+    const char *formula, *assumption;
+} sp_capacity_row;
+
+typedef struct sp_capacity_bound_report {
+    sp_capacity_bound_options options; /* with defaults in */
+    sp_capacity_row rows[SP_CAPACITY_N_ROWS];
+} sp_capacity_bound_report;
+
+/* ARGUMENT: a number out of range, by name; a grid beyond 2^62. */
+SP_API sp_status sp_lab_capacity_bound(sp_capacity_bound_report *out, const sp_capacity_bound_options *options);
+
 #ifdef __cplusplus
 }
 #endif

@@ -280,8 +280,7 @@ class Lab(Case):
     def test_names(self):
         self.assert_message(softprompt("lab"), 2, "no experiment")
         self.assert_message(softprompt("lab", "universal"), 2, "did you mean universality")
-        for name in ("capacity", "phase"):
-            self.assert_message(softprompt("lab", name), 2, name, "not in this version")
+        self.assert_message(softprompt("lab", "phase"), 2, "phase", "not in this version")
 
     def test_report(self):
         found = json.loads(self.check(self.universality("--quick", "--json", "--function", "sine"), 0).stdout)
@@ -313,6 +312,31 @@ class Lab(Case):
             self.assertEqual(sorted(os.listdir(Path(work, "machine"))),
                              ["examples.json", "model.safetensors", "prompt.safetensors", "run.py"])
             self.assertIn("<svg", Path(work, "plot.svg").read_text())
+
+
+class Capacity(Case):
+    def capacity(self, *arguments):
+        return softprompt("lab", "capacity", *arguments)
+
+    def test_names(self):
+        self.assertIn("bound", self.check(self.capacity("--help"), 0).stdout)
+        self.assert_message(self.capacity(), 2, "no measurement")
+        self.assert_message(self.capacity("bund"), 2, "did you mean bound")
+        self.assertIn("--epsilon", self.check(self.capacity("bound", "--help"), 0).stdout)
+
+    def test_bound(self):
+        found = json.loads(self.check(self.capacity("bound", "--len", 2, "--epsilon", 0.1, "--json"), 0).stdout)
+        rows = {row["name"]: row for row in found["rows"]}
+        self.assertEqual(rows["lookup"]["num_virtual_tokens"], 2 * 8 ** 2)
+        self.assertEqual({row["kind"] for row in rows.values()}, {"formula", "takes", "bound"})
+        self.assertTrue(all(row["assumption"] for row in rows.values()))
+        text = self.check(self.capacity("bound", "--d", 64, "--len", 512), 0).stdout
+        self.assertRegex(text, r"paper +2\^[0-9]+\.[0-9]", "beyond f64, as a power of two")
+        self.assert_message(self.capacity("bound", "--epsilon", 0.5), 2, "epsilon")
+        self.assert_message(self.capacity("bound", "--alpha", 0.5), 2, "alpha")
+        with tempfile.TemporaryDirectory() as work:
+            self.check(softprompt("lab", "capacity", "bound", "--d", 8, "--len", 8, "--plot", "bound.svg", cwd=work), 0)
+            self.assertIn("<svg", Path(work, "bound.svg").read_text())
 
 
 class Streams(Case):

@@ -7,6 +7,9 @@
 extern const command train_command, eval_command, run_command, info_command, lab_command;
 
 /* What lab.c chooses among. */
-extern const command universality_command;
+extern const command universality_command, capacity_command;
+
+/* What lab_capacity.c chooses among. */
+extern const command capacity_bound_command;
 
 #endif

@@ -8,7 +8,17 @@ _softprompt()
         mapfile -t COMPREPLY < <(compgen -W "$("$program" help 2>/dev/null | sed -n 's/^  \([a-z]*\)  .*/\1/p') help --version" -- "$word")
         return
     fi
-    help=$("$program" help "$command" 2>/dev/null) || return
+    if [[ $command == lab ]]; then # its experiments, and what some of these choose among, have a help of their own
+        local -a path=(lab)
+        while ((${#path[@]} < COMP_CWORD - 1)) && [[ ${COMP_WORDS[${#path[@]} + 1]} != -* ]]; do path+=("${COMP_WORDS[${#path[@]} + 1]}"); done
+        help=$("$program" "${path[@]}" --help 2>/dev/null) || return
+        if [[ $word != -* && $before != -* ]]; then
+            mapfile -t COMPREPLY < <(compgen -W "$(sed -n 's/^  \([a-z]*\)  .*/\1/p' <<<"$help")" -- "$word")
+            return
+        fi
+    else
+        help=$("$program" help "$command" 2>/dev/null) || return
+    fi
     if [[ $before == --* ]]; then
         local choices
         choices=$(sed -n "s/^ .*$before \([a-z0-9]*|[a-z0-9|]*\).*/\1/p" <<<"$help" | tr '|' ' ')

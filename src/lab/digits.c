@@ -26,15 +26,16 @@ static size_t count_levels(const sp_universal_shape *shape)
 }
 
 /* The mean over the tokens, the multiplications and the step's quarter of a level take some bits more. */
-static double count_bits(const sp_universal_shape *shape)
+double sp_universal_digits_log2_bits(const sp_universal_shape *shape)
 {
-    size_t n = count_values(shape), b = count_levels(shape);
-    return (double)n * log2((double)b + 1) + 3;
+    double log2_values = sp_universal_table_log2(shape), digit_bits = log2((double)count_levels(shape) + 1);
+    double log2_bits = log2_values + log2(digit_bits);
+    return log2_bits < 1000 ? log2(exp2(log2_values) * digit_bits + 3) : log2_bits; /* beyond, f64 does not hold them, nor sees 3 */
 }
 
 static sp_status check_precision(const sp_universal_shape *shape)
 {
-    double bits = count_bits(shape);
+    double bits = exp2(sp_universal_digits_log2_bits(shape));
     if (bits <= DBL_MANT_DIG) return SP_OK;
     return sp_fail(
         SP_ERR_UNSUPPORTED,

@@ -22,14 +22,26 @@ typedef struct sizes {
     size_t n_ids;    /* base^(n_prompt + len) */
 } sizes;
 
+/* A token is a digit of d log2(grid) bits. */
+size_t sp_universal_index_tokens(const sp_universal_shape *shape, size_t n_targets)
+{
+    double digit_bits = (double)shape->d * (double)sp_log2(shape->grid);
+    return (size_t)fmax(1, ceil(log2((double)n_targets) / digit_bits));
+}
+
 /* The id is an integer whose weights were rounded: it must stay well below 2^53. */
+double sp_universal_index_bits(const sp_universal_shape *shape, size_t n_targets)
+{
+    double digit_bits = (double)shape->d * (double)sp_log2(shape->grid), len = (double)shape->len;
+    return ((double)sp_universal_index_tokens(shape, n_targets) + len) * digit_bits + log2(len) + 5;
+}
+
 static sp_status find_sizes(sizes *s, const sp_universal_shape *shape, size_t n_targets)
 {
-    *s = (sizes){.base = sp_power(shape->grid, shape->d), .n_prompt = 1};
-    while (sp_power(s->base, s->n_prompt) < n_targets) s->n_prompt++;
+    *s = (sizes){.base = sp_power(shape->grid, shape->d), .n_prompt = sp_universal_index_tokens(shape, n_targets)};
     s->n_inputs = sp_power(s->base, shape->len);
     s->n_ids = sp_power(s->base, s->n_prompt + shape->len);
-    double bits = (double)(s->n_prompt + shape->len) * log2((double)s->base) + log2((double)shape->len) + 5;
+    double bits = sp_universal_index_bits(shape, n_targets);
     if (bits > DBL_MANT_DIG)
         return sp_fail(
             SP_ERR_UNSUPPORTED,

@@ -188,3 +188,18 @@ double sp_universal_bound(const sp_universal *u, double lipschitz)
 {
     return lipschitz * (1 + u->shape.ramp) / (double)u->shape.grid / 2 + u->leakage + u->value_error;
 }
+
+/* ---- what they take ---- */
+
+size_t sp_universal_grid_for(sp_construction construction, double lipschitz, double ramp, double epsilon)
+{
+    double extra = construction == SP_DIGITS ? 0.25 : 0; /* half a level of 2 grid */
+    size_t grid = 2;
+    while (grid < (size_t)1 << 62 && (lipschitz * (1 + ramp) / 2 + extra) / (double)grid > epsilon) grid *= 2;
+    return grid < (size_t)1 << 62 ? grid : 0;
+}
+
+double sp_universal_table_log2(const sp_universal_shape *shape)
+{
+    return log2((double)shape->len) + (double)shape->d * (double)shape->len * (double)sp_log2(shape->grid);
+}

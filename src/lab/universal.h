@@ -53,6 +53,19 @@ sp_status sp_universal_table_prompt(double *prompt, const sp_universal *universa
 sp_status sp_universal_digits_prompt(double *prompt, const sp_universal *universal, const sp_target_function *f);
 void sp_universal_index_prompt(double *prompt, const sp_universal *universal, size_t index);
 
+/* ---- what they take, without building ---- */
+
+/* The coarsest grid, a power of two, whose bound for functions of this slope is at most epsilon; what a construction loses beside
+ * the grid, below 1e-9, is not counted. 0: it would be 2^62 cells or more. */
+size_t sp_universal_grid_for(sp_construction construction, double lipschitz, double ramp, double epsilon);
+
+/* log2 of the table's length, len * grid^{d len}: LOOKUP's and UNIFORM's virtual tokens. */
+double sp_universal_table_log2(const sp_universal_shape *shape);
+
+size_t sp_universal_index_tokens(const sp_universal_shape *shape, size_t n_targets);
+double sp_universal_index_bits(const sp_universal_shape *shape, size_t n_targets); /* that its numbers take */
+double sp_universal_digits_log2_bits(const sp_universal_shape *shape);             /* log2 of the bits of a number of its token */
+
 /* sup |net - f| over the whole cube: Lip (delta + w) / 2 + what leaks, in the sup norm (docs/theory.md, lemma 3). INDEX: only off
  * the ramps. */
 double sp_universal_bound(const sp_universal *universal, double lipschitz);

@@ -70,21 +70,14 @@ static sp_status resolve_function(experiment *e)
     return SP_OK;
 }
 
-/* The coarsest grid whose bound is at most epsilon. What a construction loses beside the grid is below 1e-9 or a part of its own.
- */
-static size_t grid_for(const experiment *e, double epsilon)
-{
-    double lipschitz = e->f.lipschitz, ramp = e->options.ramp > 0 ? e->options.ramp : DEFAULT_RAMP;
-    double extra = e->options.construction == SP_DIGITS ? 0.25 : 0; /* half a level of 2 grid */
-    size_t grid = 2;
-    while (grid < (size_t)1 << 40 && (lipschitz * (1 + ramp) / 2 + extra) / (double)grid > epsilon) grid *= 2;
-    return grid;
-}
-
 static sp_status resolve_grid(experiment *e)
 {
     sp_universality_options *o = &e->options;
-    size_t wanted = o->epsilon > 0 ? grid_for(e, o->epsilon) : DEFAULT_GRID;
+    double ramp = o->ramp > 0 ? o->ramp : DEFAULT_RAMP;
+    size_t wanted = o->epsilon > 0 ? sp_universal_grid_for(o->construction, e->f.lipschitz, ramp, o->epsilon) : DEFAULT_GRID;
+    if (wanted == 0)
+        return sp_fail(SP_ERR_ARGUMENT, "an error of %g for a function of slope %g takes a grid beyond 2^62; allow a larger one",
+                       o->epsilon, e->f.lipschitz);
     if (o->grid == 0) o->grid = wanted;
     if (o->grid < 2 || (o->grid & (o->grid - 1)))
         return sp_fail(SP_ERR_ARGUMENT, "a grid of %zu is no power of two of at least 2; give 2, 4, 8, ...", o->grid);
