@@ -426,7 +426,8 @@ typedef struct sp_generation {
 /* Streaming: called with each piece of finished text (whole characters, never a part of a stop string); false cancels. */
 typedef bool sp_text_fn(void *user, const char *text, size_t n_bytes);
 
-/* Continues the session's text by sampling; tokens (n >= 1 unless the session has logits already) are appended first.
+/* Continues the session's text by sampling; tokens are appended first (n >= 1, unless the session has a text, or stands behind a
+ * single prompt of embeddings, which predicts the first token itself).
  * `options` and `on_text` may be NULL. */
 SP_API sp_status sp_generate(sp_generation *out, sp_session *session, const int32_t *tokens, size_t n, const sp_sampling *options,
                              sp_text_fn *on_text, void *user);
@@ -677,6 +678,49 @@ typedef struct sp_capacity_bound_report {
 
 /* ARGUMENT: a number out of range, by name; a grid beyond 2^62. */
 SP_API sp_status sp_lab_capacity_bound(sp_capacity_bound_report *out, const sp_capacity_bound_options *options);
+
+/* What is to be reproduced. */
+typedef enum sp_cram_kind {
+    SP_CRAM_NATURAL,  /* the texts as they are */
+    SP_CRAM_SHUFFLED, /* their words in random order */
+    SP_CRAM_RANDOM    /* tokens of the vocabulary, each as likely, without the special ones */
+} sp_cram_kind;
+
+typedef struct sp_cram_options {
+    sp_cram_kind kind;
+    size_t num_virtual_tokens; /* that are learnt; 0: 1. The adapter has a frozen BOS row more, the first */
+    size_t n_samples;          /* 0: 10 */
+    size_t steps;              /* of the optimiser, for each sample; 0: 2000 */
+    double seconds;            /* stop after so many for each sample, on average; 0: only steps count */
+    double learning_rate;      /* 0: 0.1 */
+    uint64_t seed;             /* which texts, which order, which tokens */
+    const char *export_dir;    /* the adapters, DIR/sample-1, ...; NULL: none */
+} sp_cram_options;
+
+typedef struct sp_cram_sample {
+    size_t row;      /* of the data, from 0; 0 with RANDOM */
+    size_t n_tokens; /* that greedy decoding behind the vectors says exactly */
+    size_t n_text;   /* the most it could have been */
+    size_t steps;    /* that were taken */
+    double bits;     /* of these tokens under the model without the vectors, behind BOS: sum of -log2 p */
+    int32_t *tokens; /* (n_text) */
+} sp_cram_sample;
+
+typedef struct sp_cram_report {
+    size_t num_virtual_tokens, n_samples;
+    sp_cram_sample *samples; /* (n_samples) */
+    double mean_tokens, mean_bits, bits_per_vector;
+    double seconds;
+} sp_cram_report;
+
+/* The longest beginnings of texts that num_virtual_tokens learnt vectors make the model say by greedy decoding, found by learning
+ * them a little further at a time. All samples share each pass. What is reported was generated behind the finished vectors, read
+ * from the adapters where those are written.
+ * `texts`: rows of which SP_ROW_TEXT, LABEL and so on give their text; NULL with RANDOM.
+ * UNSUPPORTED: the model names no BOS. ARGUMENT: fewer texts than samples. STOPPED: the report holds what was found until then. */
+SP_API sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
+                             const sp_hooks *hooks);
+SP_API void sp_cram_report_clear(sp_cram_report *report);
 
 #ifdef __cplusplus
 }

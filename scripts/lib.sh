@@ -7,7 +7,7 @@
 #   ggml-VERSION/      ggml, built
 #   oracle-venv-HASH/  tests/requirements.txt, installed; HASH is of that file
 #   bench-venv-HASH/   bench/requirements.txt, likewise
-#   models/, hutto/    the model and the data sets
+#   models/, hutto/    the model and the data sets; news.jsonl: texts of one of them
 # A step makes its result in a scratch folder beside these and renames it: what is there is whole.
 set -euo pipefail
 

@@ -282,6 +282,15 @@ class Lab(Case):
         self.assert_message(softprompt("lab", "universal"), 2, "did you mean universality")
         self.assert_message(softprompt("lab", "phase"), 2, "phase", "not in this version")
 
+    def test_capacity_names(self):
+        text = self.check(softprompt("lab", "capacity", "--help"), 0).stdout
+        self.assertIn("cram", text)
+        self.assertIn("--num-virtual-tokens", self.check(softprompt("lab", "capacity", "cram", "--help"), 0).stdout)
+        self.assert_message(softprompt("lab", "capacity"), 2, "bound or cram")
+        self.assert_message(softprompt("lab", "capacity", "cran"), 2, "did you mean cram")
+        self.assert_message(softprompt("lab", "capacity", "-m", "no-such-file"), 1, "no-such-file")
+        self.assert_message(softprompt("lab", "capacity", "cram", "-m", "x", "--kind", "random", "--text", "y"), 2, "contradict")
+
     def test_report(self):
         found = json.loads(self.check(self.universality("--quick", "--json", "--function", "sine"), 0).stdout)
         for key in ("num_virtual_tokens error bound identity_exact order weights_sha256 weights_nonzero max_weight depth gap "

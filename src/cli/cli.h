@@ -10,6 +10,6 @@ extern const command train_command, eval_command, run_command, info_command, lab
 extern const command universality_command, capacity_command;
 
 /* What lab_capacity.c chooses among. */
-extern const command capacity_bound_command;
+extern const command capacity_bound_command, capacity_cram_command;
 
 #endif

@@ -138,6 +138,13 @@ static int fail_empty(void)
     return EXIT_USAGE;
 }
 
+/* A prompt of embeddings predicts what comes first by itself. One that was trained for texts with a template is to have one. */
+static bool can_begin(const run_job *job)
+{
+    const sp_prompt *first = job->prompts.n == 1 ? job->prompts.items[0] : NULL;
+    return first && sp_prompt_embeddings(job->prompts.items[0]) && !sp_prompt_task(first);
+}
+
 /* `text`, cut and wrapped, as the tokens that follow the prompt (sp_free). */
 static int encode_text(int32_t **tokens, size_t *n, const run_job *job, const char *text)
 {
@@ -153,7 +160,7 @@ static int encode_text(int32_t **tokens, size_t *n, const run_job *job, const ch
         sp_tokenize(tokens, n, sp_model_tokenizer(job->model), wrapped, SIZE_MAX, SP_TOKENIZE_ADD_BOS | special_flag(job));
     free(wrapped);
     if (st) return report_failure(st);
-    return *n ? check_room(job, *n) : fail_empty();
+    return *n || can_begin(job) ? check_room(job, *n) : fail_empty();
 }
 
 /* ---- answers ---------------------------------------------------------------------------------------------------------- */

@@ -37,10 +37,24 @@ struct sp_session {
     size_t n_prompt, n_longest; /* rows of all prompts, of the longest */
     int32_t *tokens;            /* (n_tokens) the text */
     size_t n_tokens, tokens_capacity;
-    bool is_rewound; /* the tree of several branches still has rows of tokens that were forgotten */
-    float *logits;   /* (n_vocab) */
-    bool has_logits; /* they belong to the last token */
+    bool is_rewound;     /* the tree of several branches still has rows of tokens that were forgotten */
+    float *logits;       /* (n_vocab) */
+    bool has_logits;     /* they belong to the last token */
+    float *first_logits; /* (n_vocab) behind a single prompt of embeddings and no token; else NULL */
 };
+
+/* Comparing NaNs would give any token, and no warning. */
+static sp_status check_finite(const sp_session *session, const float *logits, size_t n)
+{
+    sp_model_info info;
+    size_t i = 0;
+    while (i < n && isfinite(logits[i])) i++;
+    if (i == n) return SP_OK;
+    sp_model_get_info(&info, session->model);
+    return sp_fail(SP_ERR_FORMAT, "%s: the logit of token %zu is %g: weights%s are damaged; fetch the model again%s", info.path,
+                   i % info.n_vocab, (double)logits[i], session->n_prompt ? " or prompt" : "",
+                   session->n_prompt ? ", or train the prompt again" : "");
+}
 
 /* ---- prompts ---- */
 
@@ -67,7 +81,8 @@ static bool has_embeddings(const sp_prompt *prompt)
     return sp_prompt_embeddings((sp_prompt *)(uintptr_t)prompt) != NULL;
 }
 
-/* Keys and values of all prompts; nobody reads their logits. Those that are given stand first, as the engine wants it. */
+/* Keys and values of all prompts. Those that are given stand first, as the engine wants it. One prompt of embeddings predicts, too:
+ * what it says first, behind no text, is read here, where its rows are. */
 static sp_status compute_prompts(sp_session *session, const sp_prompt *const *prompts, size_t n, float *embeddings)
 {
     sp_status st = SP_OK;
@@ -80,8 +95,13 @@ static sp_status compute_prompts(sp_session *session, const sp_prompt *const *pr
         if (has_embeddings(prompts[i])) st = add_prompt(session, next++, prompts[i], &next_embeddings);
     session->n_prompt = session->tree.n_rows;
     if (st || session->n_prompt == n_given) return st;
-    const sp_pass pass = {.tree = &session->tree, .first_row = n_given, .prompt = embeddings};
-    return sp_engine_forward(session->engine, &pass);
+    const size_t last = session->n_prompt - 1;
+    const sp_pass pass = {.tree = &session->tree, .first_row = n_given, .prompt = embeddings, .read_rows = &last, .n_read = n == 1};
+    if ((st = sp_engine_forward(session->engine, &pass)) || n > 1) return st;
+    session->first_logits = malloc(sp_model_n_vocab(session->model) * sizeof *session->first_logits);
+    if (!session->first_logits) return sp_fail_no_memory(sp_model_n_vocab(session->model) * sizeof *session->first_logits);
+    if ((st = sp_engine_logits(session->first_logits, session->engine, 0, 1))) return st;
+    return check_finite(session, session->first_logits, sp_model_n_vocab(session->model));
 }
 
 static sp_status add_prompts(sp_session *session, const sp_prompt *const *prompts, size_t n)
@@ -132,6 +152,7 @@ void sp_session_free(sp_session *session)
     free(session->branches);
     free(session->tokens);
     free(session->logits);
+    free(session->first_logits);
     free(session);
 }
 
@@ -216,19 +237,6 @@ static size_t end_row(const sp_session *session, size_t b)
 {
     const sp_run *run = &session->tree.runs[session->branches[b].last];
     return run->first_row + run->n_rows;
-}
-
-/* Comparing NaNs would give any token, and no warning. */
-static sp_status check_finite(const sp_session *session, const float *logits, size_t n)
-{
-    sp_model_info info;
-    size_t i = 0;
-    while (i < n && isfinite(logits[i])) i++;
-    if (i == n) return SP_OK;
-    sp_model_get_info(&info, session->model);
-    return sp_fail(SP_ERR_FORMAT, "%s: the logit of token %zu is %g: weights%s are damaged; fetch the model again%s", info.path,
-                   i % info.n_vocab, (double)logits[i], session->n_prompt ? " or prompt" : "",
-                   session->n_prompt ? ", or train the prompt again" : "");
 }
 
 /* Logits (n, n_vocab) behind the last n rows of a branch, or, of several, the ensemble's. The pass read branch after branch. */
@@ -321,8 +329,9 @@ sp_status sp_session_append_all(sp_session *session, const int32_t *tokens, size
 
 sp_status sp_session_last_logits(const float **out, sp_session *session)
 {
-    *out = session->logits;
-    if (session->has_logits) return SP_OK;
+    const bool at_start = session->n_tokens == 0 && session->first_logits;
+    *out = at_start ? session->first_logits : session->logits;
+    if (session->has_logits || at_start) return SP_OK;
     if (session->n_tokens == 0) return sp_fail(SP_ERR_ARGUMENT, "nothing to continue: append at least one token first");
     sp_status st = session->is_rewound ? gather_branches(session) : SP_OK;
     if (!st) st = compute_rows(session, end_row(session, 0) - 1, 1, session->logits);

@@ -485,21 +485,30 @@ static bool is_largest(const float *logits, size_t n, int32_t token)
     return best == (size_t)token;
 }
 
-sp_status sp_scorer_is_greedy(bool *out, sp_scorer *scorer, size_t index)
+sp_status sp_scorer_greedy_prefix(size_t *n, sp_scorer *scorer, size_t index)
 {
     sp_arena_mark mark = sp_arena_get_mark(scorer->arena);
     size_t n_vocab = sp_model_n_vocab(scorer->model), first = 0;
     const sp_item *item = &scorer->items[index];
     float *logits = sp_arena_alloc(scorer->arena, n_vocab, sizeof *logits);
     sp_status st = logits ? SP_OK : SP_ERR_MEMORY;
+    bool is_greedy = true;
     for (size_t i = 0; i < index; i++) first += scorer->items[i].n_answer;
-    *out = true;
-    for (size_t k = 0; k < item->n_answer && *out && !st; k++) {
-        if (scorer->nll[first + k] < CERTAIN_NLL) continue;
-        st = scorer->is_ensemble ? sp_engine_group_logits(logits, scorer->engine, scorer->reads[first + k], 1)
-                                 : sp_engine_logits(logits, scorer->engine, scorer->reads[first + k], 1);
-        if (!st) *out = is_largest(logits, n_vocab, item->answer[k]);
+    for (*n = 0; *n < item->n_answer && !st; *n += is_greedy) {
+        if (scorer->nll[first + *n] < CERTAIN_NLL) continue;
+        st = scorer->is_ensemble ? sp_engine_group_logits(logits, scorer->engine, scorer->reads[first + *n], 1)
+                                 : sp_engine_logits(logits, scorer->engine, scorer->reads[first + *n], 1);
+        if (!st) is_greedy = is_largest(logits, n_vocab, item->answer[*n]);
+        if (!is_greedy) break;
     }
     sp_arena_reset(scorer->arena, mark);
+    return st;
+}
+
+sp_status sp_scorer_is_greedy(bool *out, sp_scorer *scorer, size_t index)
+{
+    size_t n;
+    sp_status st = sp_scorer_greedy_prefix(&n, scorer, index);
+    *out = !st && n == scorer->items[index].n_answer;
     return st;
 }

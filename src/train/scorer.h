@@ -73,4 +73,7 @@ sp_status sp_scorer_gradient(const double **nll, float *gradient, sp_scorer *sco
  * the largest logit (the lowest id of equal ones) behind those before it. */
 sp_status sp_scorer_is_greedy(bool *out, sp_scorer *scorer, size_t index);
 
+/* How many tokens of that answer, from its first, greedy decoding would say; of the last sp_scorer_gradient's items, too. */
+sp_status sp_scorer_greedy_prefix(size_t *n, sp_scorer *scorer, size_t index);
+
 #endif

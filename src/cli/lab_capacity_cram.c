@@ -1,0 +1,208 @@
+/* lab_capacity_cram.c: softprompt lab capacity cram. Flags -> sp_lab_cram -> a table or one JSON object. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli.h"
+#include "inputs.h"
+#include "progress.h"
+#include "report.h"
+
+typedef struct cram_flags {
+    model_flags model;
+    const char *text, *export_dir;
+    int kind;
+    size_t num_virtual_tokens, samples, steps, seed;
+    double minutes, learning_rate;
+    bool quick;
+    output_flags output;
+} cram_flags;
+
+enum { QUICK_SAMPLES = 2, QUICK_STEPS = 40 };
+
+static const option_row text_rows[] = {
+    {OPTION_STRING, 0, "text", "FILE", "rows with a text each, as train reads them",
+     .fallback = "news that scripts/fetch-data fetched", .target = offsetof(cram_flags, text)},
+    {OPTION_CHOICE, 0, "kind", "natural|shuffled|random", "the texts, their words in random order, or random tokens",
+     .fallback = "natural", .target = offsetof(cram_flags, kind)},
+    {OPTION_COUNT, 0, "samples", "N", "texts, all learnt side by side", .fallback = "10", .target = offsetof(cram_flags, samples),
+     .min = 1, .max = 1000},
+    {OPTION_COUNT, 0, "seed", "N", "which texts, in which order", .fallback = "0", .target = offsetof(cram_flags, seed)},
+    {0}};
+
+static const option_row learning_rows[] = {
+    {OPTION_COUNT, 0, "num-virtual-tokens", "K", "learnt vectors for each text, behind a frozen BOS row", .fallback = "1",
+     .target = offsetof(cram_flags, num_virtual_tokens), .min = 1, .max = 4096},
+    {OPTION_COUNT, 0, "steps", "N", "of the optimiser, for each text", .fallback = "2000", .target = offsetof(cram_flags, steps),
+     .min = 1, .max = 1e9},
+    {OPTION_REAL, 0, "minutes", "M", "stop after M minutes for each text", .fallback = "when the steps are done",
+     .target = offsetof(cram_flags, minutes), .min = 1e-3, .max = 1e6},
+    {OPTION_REAL, 0, "learning-rate", "R", "of Adam", .fallback = "0.1", .target = offsetof(cram_flags, learning_rate), .min = 1e-9,
+     .max = 1e3},
+    {OPTION_FLAG, 0, "quick", .help = "2 texts and 40 steps: does it work at all?", .target = offsetof(cram_flags, quick)},
+    {OPTION_STRING, 'o', "export", "DIR", "write the adapters there: DIR/sample-1, ...",
+     .target = offsetof(cram_flags, export_dir)},
+    {0}};
+
+static const option_group groups[] = {{"model", model_rows, offsetof(cram_flags, model)},
+                                      {"texts", text_rows, 0},
+                                      {"learning", learning_rows, 0},
+                                      {"output", output_rows, offsetof(cram_flags, output)},
+                                      {0}};
+
+static const char *const kind_names[] = {"natural", "shuffled", "random"};
+
+/* ---- what is said ---- */
+
+/* The first n of the sample's tokens as text; sp_free. */
+static char *text_of(const sp_model *model, const sp_cram_sample *s, size_t n)
+{
+    char *text;
+    size_t n_bytes;
+    return sp_detokenize(&text, &n_bytes, sp_model_tokenizer(model), s->tokens, n, true) ? NULL : text;
+}
+
+static json_t *sample_json(const sp_model *model, const sp_cram_sample *s)
+{
+    char *text = text_of(model, s, s->n_tokens);
+    json_t *ids = json_array(), *object = json_object();
+    for (size_t i = 0; i < s->n_tokens; i++) json_array_append_new(ids, json_integer(s->tokens[i]));
+    json_member(&object, "tokens", json_integer((json_int_t)s->n_tokens));
+    json_member(&object, "bits", json_finite(s->bits));
+    json_member(&object, "row", json_integer((json_int_t)s->row));
+    json_member(&object, "text_tokens", json_integer((json_int_t)s->n_text));
+    json_member(&object, "steps", json_integer((json_int_t)s->steps));
+    json_member(&object, "token_ids", ids);
+    json_member(&object, "text", json_text(text ? text : ""));
+    sp_free(text);
+    return object;
+}
+
+static int print_report_json(const sp_cram_report *r, const sp_model *model, int kind)
+{
+    json_t *object = json_object(), *samples = json_array();
+    for (size_t i = 0; i < r->n_samples; i++) json_array_append_new(samples, sample_json(model, &r->samples[i]));
+    json_member(&object, "kind", json_text(kind_names[kind]));
+    json_member(&object, "num_virtual_tokens", json_integer((json_int_t)r->num_virtual_tokens));
+    json_member(&object, "samples", samples);
+    json_member(&object, "mean_tokens", json_finite(r->mean_tokens));
+    json_member(&object, "mean_bits", json_finite(r->mean_bits));
+    json_member(&object, "bits_per_vector", json_finite(r->bits_per_vector));
+    json_member(&object, "seconds", json_finite(r->seconds));
+    return print_json(object);
+}
+
+static void print_report(const sp_cram_report *r, const sp_model *model, int kind)
+{
+    size_t n_whole = 0;
+    printf("sample  tokens     bits  text\n");
+    for (size_t i = 0; i < r->n_samples; i++) {
+        const sp_cram_sample *s = &r->samples[i];
+        char *text = text_of(model, s, s->n_tokens), line[64];
+        printf("%6zu %7zu %8.1f  ", i + 1, s->n_tokens, s->bits);
+        snprintf(line, sizeof line, "%.60s", text ? text : "");
+        report_row_text("", line);
+        n_whole += s->n_tokens == s->n_text;
+        sp_free(text);
+    }
+    report_row("vectors", "%zu, behind a frozen BOS row", r->num_virtual_tokens);
+    report_row("texts", "%zu, %s", r->n_samples, kind_names[kind]);
+    report_row("mean", "%.1f tokens, %.1f bits beyond the model's own prediction", r->mean_tokens, r->mean_bits);
+    report_row("a vector", "%.1f bits", r->bits_per_vector);
+    report_row("time", "%s", format_duration(r->seconds).text);
+    if (n_whole) report_line("%zu of the texts were reproduced to their end: longer ones would measure more", n_whole);
+}
+
+/* ---- the command ---- */
+
+/* News, where scripts/fetch-data puts it; free. */
+static char *default_text(void)
+{
+    const char *cache = getenv("SOFTPROMPT_CACHE"), *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *path = NULL;
+    size_t n_bytes;
+    FILE *stream = open_memstream(&path, &n_bytes);
+    if (!stream) return NULL;
+    if (cache && *cache)
+        fputs(cache, stream);
+    else
+        fprintf(stream, "%s%s/softprompt", base && *base ? base : home ? home : ".", base && *base ? "" : "/.cache");
+    fputs("/news.jsonl", stream);
+    if (fclose(stream) == 0) return path;
+    free(path);
+    return NULL;
+}
+
+static int load_texts(sp_dataset **out, const cram_flags *flags, const sp_logger *logger)
+{
+    const sp_data_options options = {.logger = logger};
+    *out = NULL;
+    if (flags->kind == SP_CRAM_RANDOM) return EXIT_DONE;
+    char *path = flags->text ? NULL : default_text();
+    if (!flags->text && !path) return report_no_memory();
+    const sp_status st = sp_dataset_load(out, path ? path : flags->text, &options);
+    if (st && path) report_line("give texts with --text, or let scripts/fetch-data fetch the news");
+    free(path);
+    return st ? report_failure(st) : EXIT_DONE;
+}
+
+static int cram(const cram_flags *flags, sp_model *model, const sp_dataset *texts, progress_bar *bar)
+{
+    const sp_cram_options options = {.kind = (sp_cram_kind)flags->kind,
+                                     .num_virtual_tokens = flags->num_virtual_tokens,
+                                     .n_samples = flags->samples ? flags->samples
+                                                  : flags->quick ? QUICK_SAMPLES
+                                                                 : 0,
+                                     .steps = flags->steps   ? flags->steps
+                                              : flags->quick ? QUICK_STEPS
+                                                             : 0,
+                                     .seconds = 60 * flags->minutes,
+                                     .learning_rate = flags->learning_rate,
+                                     .seed = flags->seed,
+                                     .export_dir = flags->export_dir};
+    sp_cram_report report;
+    stop_at_interrupt();
+    const sp_status st = sp_lab_cram(&report, model, texts, &options, &bar->hooks);
+    progress_clear(bar);
+    int code = st ? report_failure(st) : EXIT_DONE;
+    if (report.n_samples && flags->output.json) {
+        const int printed = print_report_json(&report, model, flags->kind);
+        if (!code) code = printed;
+    } else if (report.n_samples) {
+        print_report(&report, model, flags->kind);
+        if (flags->export_dir) report_row("adapters", "%s/sample-1 to sample-%zu", flags->export_dir, report.n_samples);
+    }
+    sp_cram_report_clear(&report);
+    return code;
+}
+
+static int run_cram(const command *self, int argc, char **argv)
+{
+    cram_flags flags = {0};
+    sp_model *model = NULL;
+    sp_dataset *texts = NULL;
+    progress_bar bar;
+    int code;
+    if (!options_parse(self, &flags, NULL, argc, argv, &code)) return code;
+    if (flags.text && flags.kind == SP_CRAM_RANDOM) return usage_error(self, "--text and --kind random contradict each other");
+    progress_init(&bar, flags.output.quiet);
+    const sp_status st = load_model(&model, &flags.model);
+    code = st ? report_failure(st) : load_texts(&texts, &flags, bar.hooks.logger);
+    if (!code) code = cram(&flags, model, texts, &bar);
+    sp_dataset_free(texts);
+    sp_model_free(model);
+    return code;
+}
+
+const command capacity_cram_command = {
+    .name = "lab capacity cram",
+    .usage = "-m MODEL [flags]",
+    .summary = "The longest text that a few learnt vectors make a model say by greedy decoding.",
+    .details = "The vectors stand behind a frozen row, BOS, and are learnt for each text: first for a short beginning,\n"
+               "then, whenever the model says all of it, for a longer one. Reported are tokens, and the bits that the\n"
+               "model alone would have needed to be told of them. docs/theory.md explains the measurement.",
+    .example = "  softprompt lab capacity cram -m demo/model.gguf --samples 2 --steps 200\n"
+               "  softprompt lab capacity cram -m demo/model.gguf --num-virtual-tokens 4 --kind random -o crammed",
+    .groups = groups,
+    .run = run_cram,
+};

@@ -1,0 +1,331 @@
+/* cram.c: the longest text that a few learnt vectors make the model say by greedy decoding.
+ *
+ *   BOS, vector (root) -- text 1        A sample is a root of its own: a frozen row, on which attention rests, and the vectors.
+ *   BOS, vector (root) -- text 2        All samples are one token tree, so a step of all is one forward and one backward.
+ *
+ * The target of a sample is the beginning of its text. When the model says all of it, it grows and the vectors go on from where
+ * they are (progressive cramming). What counts is the longest beginning that was ever said without an error: of any step, whether
+ * the target was reached or not.
+ *
+ * Cost: a step computes (1 + num_virtual_tokens + target) rows a sample, each with its logits. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/status.h"
+#include "lab/cram.h"
+#include "prompt/prompt.h"
+#include "train/optimizer.h"
+#include "train/scorer.h"
+
+enum { DEFAULT_SAMPLES = 10, DEFAULT_STEPS = 2000, TEXT_TOKENS_A_VECTOR = 192, FIRST_TARGET = 8, GROWTH = 2, INIT_TOKENS = 8 };
+
+static const double DEFAULT_RATE = 0.1;
+
+typedef struct sample {
+    sp_cram_text text;
+    sp_prompt *prompt; /* BOS and the vectors */
+    sp_optimizer_state *optimizer;
+    size_t target; /* tokens that are being learnt */
+    size_t steps;
+    size_t best;      /* tokens said without an error, at most; behind best_rows */
+    float *best_rows; /* (num_virtual_tokens + 1, d_model) */
+    bool is_whole;    /* the whole text is said: there is nothing more to learn */
+} sample;
+
+typedef struct crammer {
+    sp_model *model;
+    sp_scorer *scorer;
+    sp_cram_options options; /* without zeros that stand for defaults */
+    sample *samples;         /* (n_samples) */
+    size_t n_rows, d;        /* of a prompt */
+    int32_t bos;
+    size_t n_context; /* 1: BOS stands behind the vectors, as everywhere with this model */
+    sp_root *roots;   /* (n_samples) of those that are being learnt */
+    sp_item *items;   /* (n_samples) */
+    size_t *active;   /* (n_active) indices of samples, as they stand in roots and items */
+    size_t n_active;
+    float *gradient; /* (n_samples, n_rows, d) */
+    double begin;
+} crammer;
+
+/* ---- beginning and end ---- */
+
+static void free_crammer(crammer *c)
+{
+    for (size_t i = 0; c->samples && i < c->options.n_samples; i++) {
+        free(c->samples[i].text.tokens);
+        free(c->samples[i].best_rows);
+        sp_prompt_free(c->samples[i].prompt);
+        sp_optimizer_free(c->samples[i].optimizer);
+    }
+    free(c->samples);
+    free(c->roots);
+    free(c->items);
+    free(c->active);
+    free(c->gradient);
+    sp_scorer_free(c->scorer);
+}
+
+static sp_cram_options with_defaults(const sp_cram_options *given)
+{
+    sp_cram_options o = given ? *given : (sp_cram_options){0};
+    if (!o.num_virtual_tokens) o.num_virtual_tokens = 1;
+    if (!o.n_samples) o.n_samples = DEFAULT_SAMPLES;
+    if (!o.steps) o.steps = DEFAULT_STEPS;
+    if (!(o.learning_rate > 0)) o.learning_rate = DEFAULT_RATE;
+    return o;
+}
+
+/* Each vector starts as the mean embedding of a few of the first tokens. */
+static sp_status init_vectors(sample *s, const crammer *c)
+{
+    float *rows = sp_prompt_embeddings(s->prompt) + c->d, *embeddings = malloc(INIT_TOKENS * c->d * sizeof *embeddings);
+    sp_status st = embeddings ? SP_OK : sp_fail_no_memory(INIT_TOKENS * c->d * sizeof *embeddings);
+    for (size_t v = 0; v < c->options.num_virtual_tokens && !st; v++, rows += c->d) {
+        const size_t first = v * INIT_TOKENS % s->text.n, left = s->text.n - first, n = left < INIT_TOKENS ? left : INIT_TOKENS;
+        if ((st = sp_model_embed(embeddings, c->model, s->text.tokens + first, n))) break;
+        for (size_t i = 0; i < c->d; i++) {
+            double sum = 0;
+            for (size_t t = 0; t < n; t++) sum += embeddings[t * c->d + i];
+            rows[i] = (float)(sum / (double)n);
+        }
+    }
+    free(embeddings);
+    return st;
+}
+
+static sp_status init_sample(sample *s, const crammer *c)
+{
+    const sp_prompt_options options = {.num_virtual_tokens = c->n_rows, .sink = SP_SINK_BOS, .seed = c->options.seed};
+    sp_status st = sp_prompt_create(&s->prompt, c->model, &options);
+    if (!st) st = init_vectors(s, c);
+    if (st) return st;
+    const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
+    s->target = FIRST_TARGET < s->text.n ? FIRST_TARGET : s->text.n;
+    s->best_rows = malloc(c->n_rows * c->d * sizeof *s->best_rows);
+    if (!s->best_rows) return sp_fail_no_memory(c->n_rows * c->d * sizeof *s->best_rows);
+    memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
+    return sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0);
+}
+
+static sp_status draw_texts(crammer *c, const sp_dataset *data)
+{
+    const size_t n = c->options.n_samples, max_tokens = TEXT_TOKENS_A_VECTOR * c->options.num_virtual_tokens;
+    sp_model_info info;
+    sp_model_get_info(&info, c->model);
+    if (c->n_rows + c->n_context + 2 > info.context_length)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu vectors leave no room for a text in the model's context of %zu; use fewer",
+                       c->options.num_virtual_tokens, info.context_length);
+    const size_t room = info.context_length - c->n_rows - c->n_context;
+    sp_cram_text *texts = malloc(n * sizeof *texts);
+    if (!texts) return sp_fail_no_memory(n * sizeof *texts);
+    sp_status st =
+        sp_cram_texts_draw(texts, n, c->model, data, c->options.kind, max_tokens < room ? max_tokens : room, c->options.seed);
+    for (size_t i = 0; i < n && !st; i++) c->samples[i].text = texts[i];
+    free(texts);
+    return st;
+}
+
+static sp_status init_crammer(crammer *c, sp_model *model, const sp_dataset *data, const sp_cram_options *options)
+{
+    *c = (crammer){.model = model, .options = with_defaults(options), .d = sp_model_d_model(model), .begin = sp_seconds()};
+    const size_t n = c->options.n_samples;
+    c->n_rows = c->options.num_virtual_tokens + 1;
+    c->bos = sp_tokenizer_bos(sp_model_tokenizer(model));
+    c->n_context = sp_tokenizer_adds_bos(sp_model_tokenizer(model));
+    if (c->options.kind != SP_CRAM_RANDOM && !data) return sp_fail(SP_ERR_ARGUMENT, "no texts to cram; give data");
+    c->samples = calloc(n, sizeof *c->samples);
+    c->roots = calloc(n, sizeof *c->roots);
+    c->items = calloc(n, sizeof *c->items);
+    c->active = calloc(n, sizeof *c->active);
+    c->gradient = calloc(n * c->n_rows, c->d * sizeof *c->gradient);
+    if (!c->samples || !c->roots || !c->items || !c->active || !c->gradient)
+        return sp_fail_no_memory(n * c->n_rows * c->d * sizeof *c->gradient);
+    sp_status st = sp_scorer_create(&c->scorer, model);
+    if (!st) st = draw_texts(c, data);
+    for (size_t i = 0; i < n && !st; i++) st = init_sample(&c->samples[i], c);
+    return st;
+}
+
+/* ---- learning ---- */
+
+static void set_active(crammer *c)
+{
+    c->n_active = 0;
+    for (size_t i = 0; i < c->options.n_samples; i++) {
+        const sample *s = &c->samples[i];
+        if (s->is_whole) continue;
+        c->roots[c->n_active] = sp_root_of_prompt(s->prompt);
+        c->items[c->n_active] = (sp_item){&c->bos, s->text.tokens, c->n_context, s->target, c->n_active};
+        c->active[c->n_active++] = i;
+    }
+    if (c->n_active) sp_scorer_set_roots(c->scorer, c->roots, c->n_active);
+}
+
+/* What the sample said in the pass that was just computed, before its vectors move. */
+static sp_status take_note(crammer *c, size_t index)
+{
+    sample *s = &c->samples[c->active[index]];
+    size_t n;
+    sp_status st = sp_scorer_greedy_prefix(&n, c->scorer, index);
+    if (st) return st;
+    if (n > s->best) {
+        s->best = n;
+        memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
+    }
+    s->is_whole = n == s->text.n;
+    if (n == s->target) s->target = s->text.n - n < GROWTH ? s->text.n : n + GROWTH;
+    return SP_OK;
+}
+
+/* One pass over the first n_pass of the samples from `first` on, and a step of each. */
+static sp_status step_pass(double *nll_sum, crammer *c, size_t first, size_t n_pass)
+{
+    const double *nll;
+    const size_t n_values = c->n_rows * c->d;
+    memset(c->gradient, 0, c->n_active * n_values * sizeof *c->gradient);
+    sp_status st = sp_scorer_gradient(&nll, c->gradient, c->scorer, c->items + first, n_pass, 1);
+    for (size_t i = 0; i < n_pass && !st; i++) {
+        for (size_t k = 0; k < c->items[first + i].n_answer; k++) *nll_sum += nll[k] / (double)c->items[first + i].n_answer;
+        nll += c->items[first + i].n_answer;
+    }
+    for (size_t i = 0; i < n_pass && !st; i++) {
+        sample *s = &c->samples[c->active[first + i]];
+        if ((st = take_note(c, i)) || s->is_whole) continue;
+        sp_optimizer_step(s->optimizer, sp_prompt_weights(s->prompt), c->gradient + (first + i) * n_values,
+                          c->options.learning_rate, ++s->steps);
+    }
+    return st;
+}
+
+static void report_progress(const crammer *c, const sp_hooks *hooks, size_t step, double loss)
+{
+    if (!hooks || !hooks->progress) return;
+    const double seconds = sp_seconds() - c->begin;
+    const sp_progress progress = {.what = "cram", .done = step, .total = c->options.steps, .seconds = seconds, .loss = loss};
+    hooks->progress(hooks->user, &progress);
+}
+
+static bool is_over(const crammer *c)
+{
+    return c->options.seconds > 0 && sp_seconds() - c->begin > c->options.seconds * (double)c->options.n_samples;
+}
+
+static sp_status learn(crammer *c, const sp_hooks *hooks)
+{
+    sp_status st = SP_OK;
+    for (size_t step = 1; step <= c->options.steps && !st && !is_over(c); step++) {
+        double loss = 0;
+        set_active(c);
+        if (!c->n_active) break;
+        for (size_t i = 0, n; i < c->n_active && !st; i += n) {
+            n = sp_scorer_fit(c->items + i, c->n_active - i);
+            st = step_pass(&loss, c, i, n);
+        }
+        report_progress(c, hooks, step, loss / (double)c->n_active);
+        if (!st && hooks && hooks->stop && *hooks->stop) st = sp_fail(SP_ERR_STOPPED, "stopped after %zu steps", step);
+    }
+    return st;
+}
+
+/* ---- what was reached ---- */
+
+/* How many tokens greedy decoding says of the sample's text. */
+static sp_status generate(size_t *n, const crammer *c, const sample *s, const sp_prompt *prompt)
+{
+    sp_session *session;
+    sp_generation said = {0};
+    const sp_sampling greedy = {.max_new_tokens = s->best + 1};
+    sp_status st = sp_session_create(&session, c->model, prompt);
+    if (!st) st = sp_generate(&said, session, &c->bos, c->n_context, &greedy, NULL, NULL);
+    for (*n = 0; !st && *n < said.n_tokens && *n < s->text.n && said.tokens[*n] == s->text.tokens[*n];) ++*n;
+    sp_generation_clear(&said);
+    sp_session_free(session);
+    return st;
+}
+
+/* Behind the rows themselves, or behind the adapter that they were written to. */
+static sp_status verify(size_t *n, const crammer *c, sample *s, size_t index)
+{
+    char name[32], *dir;
+    memcpy(sp_prompt_embeddings(s->prompt), s->best_rows, c->n_rows * c->d * sizeof *s->best_rows);
+    if (!c->options.export_dir) return generate(n, c, s, s->prompt);
+    sp_prompt *saved = NULL;
+    snprintf(name, sizeof name, "sample-%zu", index + 1);
+    if (!(dir = sp_path_join(c->options.export_dir, name))) return SP_ERR_MEMORY;
+    sp_status st = sp_prompt_save(s->prompt, dir);
+    if (!st) st = sp_prompt_load(&saved, dir);
+    if (!st) st = generate(n, c, s, saved);
+    sp_prompt_free(saved);
+    free(dir);
+    return st;
+}
+
+/* Bits of the sample's first n tokens behind BOS, with nothing of ours in front. */
+static sp_status count_bits(double *bits, const crammer *c, const sample *s, size_t n)
+{
+    const sp_item item = {&c->bos, s->text.tokens, 1, n, 0};
+    const double *nll;
+    *bits = 0;
+    if (n == 0) return SP_OK;
+    sp_scorer_set_prompt(c->scorer, NULL);
+    sp_status st = sp_scorer_score(&nll, c->scorer, &item, 1);
+    for (size_t i = 0; i < n && !st; i++) *bits += nll[i] / log(2);
+    return st;
+}
+
+static sp_status report_sample(sp_cram_sample *out, const crammer *c, sample *s, size_t index)
+{
+    *out = (sp_cram_sample){.row = s->text.row, .n_text = s->text.n, .steps = s->steps};
+    sp_status st = verify(&out->n_tokens, c, s, index);
+    if (!st) st = count_bits(&out->bits, c, s, out->n_tokens);
+    if (st) return st;
+    out->tokens = s->text.tokens;
+    s->text.tokens = NULL;
+    return SP_OK;
+}
+
+static sp_status report_samples(sp_cram_report *out, const crammer *c)
+{
+    const size_t n = c->options.n_samples;
+    sp_status st = SP_OK;
+    *out = (sp_cram_report){.num_virtual_tokens = c->options.num_virtual_tokens, .n_samples = n};
+    if (!(out->samples = calloc(n, sizeof *out->samples))) return sp_fail_no_memory(n * sizeof *out->samples);
+    for (size_t i = 0; i < n && !st; i++) {
+        st = report_sample(&out->samples[i], c, &c->samples[i], i);
+        out->mean_tokens += (double)out->samples[i].n_tokens / (double)n;
+        out->mean_bits += out->samples[i].bits / (double)n;
+    }
+    out->bits_per_vector = out->mean_bits / (double)c->options.num_virtual_tokens;
+    out->seconds = sp_seconds() - c->begin;
+    return st;
+}
+
+sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
+                      const sp_hooks *hooks)
+{
+    crammer c;
+    *out = (sp_cram_report){0};
+    sp_status st = init_crammer(&c, model, texts, options);
+    if (!st && c.options.export_dir) st = sp_make_directory(c.options.export_dir);
+    if (!st) st = learn(&c, hooks);
+    const bool stopped = st == SP_ERR_STOPPED;
+    if (!st || stopped) {
+        const sp_status reported = report_samples(out, &c);
+        if (reported) st = reported;
+    }
+    if (st && !(stopped && st == SP_ERR_STOPPED)) sp_cram_report_clear(out);
+    free_crammer(&c);
+    return st;
+}
+
+void sp_cram_report_clear(sp_cram_report *report)
+{
+    for (size_t i = 0; report->samples && i < report->n_samples; i++) free(report->samples[i].tokens);
+    free(report->samples);
+    *report = (sp_cram_report){0};
+}

@@ -1,0 +1,219 @@
+/* test_cram.c: texts crammed into vectors of a tiny model. What is reported is held against the adapters that were written and
+ * against losses that the plain interface gives; tests/oracle/cram.py has torch and PEFT do the same with a real model. */
+#define _GNU_SOURCE /* mkstemps */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "files.h"
+#include "lab/cram.h"
+#include "softprompt.h"
+#include "tiny_model.h"
+
+static sp_model *model;
+static char *work; /* a directory */
+
+static int open_model(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/sp-cram-XXXXXX";
+    int file = mkstemp(path);
+    if (file < 0 || close(file) || !tiny_model_write(path)) return -1;
+    sp_status st = sp_model_load(&model, path, &(sp_model_options){.n_threads = 2});
+    unlink(path);
+    work = make_directory();
+    return st ? -1 : 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    sp_model_free(model);
+    remove_directory(work);
+    return 0;
+}
+
+/* The token of the largest logit. */
+static int32_t best_of(const float *logits)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < TINY_VOCAB; i++)
+        if (logits[i] > logits[best]) best = i;
+    return best;
+}
+
+/* How many of the tokens the adapter predicts, each behind those before it. */
+static size_t count_predicted(const sp_cram_sample *s, const char *dir)
+{
+    sp_prompt *prompt;
+    sp_session *session;
+    sp_generation first;
+    float logits[TINY_VOCAB];
+    assert_int_equal(sp_prompt_load(&prompt, dir), SP_OK);
+    assert_int_equal(sp_session_create(&session, model, prompt), SP_OK);
+    assert_int_equal(sp_generate(&first, session, NULL, 0, &(sp_sampling){.max_new_tokens = 1}, NULL, NULL), SP_OK);
+    sp_session_rewind(session, 0);
+    size_t n = 0;
+    for (int32_t next = first.tokens[0]; n < s->n_text && next == s->tokens[n]; n++) {
+        assert_int_equal(sp_session_append(session, &s->tokens[n], 1, logits), SP_OK);
+        next = best_of(logits);
+    }
+    sp_generation_clear(&first);
+    sp_session_free(session);
+    sp_prompt_free(prompt);
+    return n;
+}
+
+/* Bits behind BOS, by the loss. */
+static double bits_of(const sp_cram_sample *s)
+{
+    int32_t tokens[TINY_CONTEXT] = {sp_tokenizer_bos(sp_model_tokenizer(model))};
+    double loss;
+    if (s->n_tokens == 0) return 0;
+    memcpy(tokens + 1, s->tokens, s->n_tokens * sizeof *tokens);
+    const sp_example example = {tokens, s->n_tokens + 1, s->n_tokens, 0};
+    assert_int_equal(sp_loss(&loss, NULL, model, NULL, &example, 1), SP_OK);
+    return loss * (double)s->n_tokens / log(2);
+}
+
+static void what_is_reported_is_what_the_adapters_say(void **state)
+{
+    (void)state;
+    const sp_cram_options options = {
+        .kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 3, .steps = 150, .export_dir = work};
+    sp_cram_report report;
+    double tokens = 0, bits = 0;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_OK);
+    assert_int_equal(report.n_samples, 3);
+    for (size_t i = 0; i < report.n_samples; i++) {
+        const sp_cram_sample *s = &report.samples[i];
+        char *dir;
+        assert_true(asprintf(&dir, "%s/sample-%zu", work, i + 1) > 0);
+        assert_int_equal(count_predicted(s, dir), s->n_tokens);
+        assert_true(fabs(s->bits - bits_of(s)) < 1e-4 * s->bits + 1e-9);
+        assert_int_equal(s->n_text, TINY_CONTEXT - 3); /* BOS and two vectors */
+        tokens += (double)s->n_tokens / 3;
+        bits += s->bits / 3;
+        remove_directory(dir);
+    }
+    assert_true(tokens > 1); /* by chance: one in 261 */
+    assert_true(fabs(report.mean_tokens - tokens) < 1e-9 && fabs(report.mean_bits - bits) < 1e-6);
+    assert_true(fabs(report.bits_per_vector - bits / 2) < 1e-6);
+    sp_cram_report_clear(&report);
+}
+
+static void the_same_call_finds_the_same(void **state)
+{
+    (void)state;
+    const sp_cram_options options = {.kind = SP_CRAM_RANDOM, .n_samples = 2, .steps = 60, .seed = 5};
+    sp_cram_report a, b, longer;
+    assert_int_equal(sp_lab_cram(&a, model, NULL, &options, NULL), SP_OK);
+    assert_int_equal(sp_lab_cram(&b, model, NULL, &options, NULL), SP_OK);
+    sp_cram_options more = options;
+    more.steps = 180;
+    assert_int_equal(sp_lab_cram(&longer, model, NULL, &more, NULL), SP_OK);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(a.samples[i].n_tokens, b.samples[i].n_tokens);
+        assert_memory_equal(a.samples[i].tokens, b.samples[i].tokens, a.samples[i].n_text * sizeof(int32_t));
+        assert_true(longer.samples[i].n_tokens >= a.samples[i].n_tokens);
+    }
+    sp_cram_report_clear(&a);
+    sp_cram_report_clear(&b);
+    sp_cram_report_clear(&longer);
+}
+
+static sp_dataset *load_rows(const char *rows)
+{
+    sp_dataset *data;
+    char path[] = "/tmp/sp-cram-XXXXXX.csv";
+    int file = mkstemps(path, 4);
+    assert_true(file >= 0 && write(file, rows, strlen(rows)) == (ssize_t)strlen(rows) && close(file) == 0);
+    assert_int_equal(sp_dataset_load(&data, path, NULL), SP_OK);
+    unlink(path);
+    return data;
+}
+
+static int by_value(const void *left, const void *right)
+{
+    return (*(const int32_t *)left > *(const int32_t *)right) - (*(const int32_t *)left < *(const int32_t *)right);
+}
+
+/* Long texts first; words are shuffled and none is lost. */
+static void texts_are_drawn(void **state)
+{
+    (void)state;
+    sp_dataset *data = load_rows("text\nab\none two six ten\nabcdefgh\nxyz\n");
+    sp_cram_text plain[2], shuffled[2], too_many[5];
+    assert_int_equal(sp_cram_texts_draw(plain, 2, model, data, SP_CRAM_NATURAL, 100, 0), SP_OK);
+    assert_int_equal(plain[0].row, 1);
+    assert_int_equal(plain[1].row, 2);
+    assert_int_equal(plain[1].n, 8);
+    assert_memory_equal(plain[1].tokens, ((const int32_t[]){'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h'}), 8 * sizeof(int32_t));
+    assert_int_equal(sp_cram_texts_draw(shuffled, 2, model, data, SP_CRAM_SHUFFLED, 100, 3), SP_OK);
+    assert_int_equal(shuffled[0].n, plain[0].n);
+    assert_memory_not_equal(shuffled[0].tokens, plain[0].tokens, plain[0].n * sizeof(int32_t));
+    qsort(plain[0].tokens, plain[0].n, sizeof(int32_t), by_value);
+    qsort(shuffled[0].tokens, shuffled[0].n, sizeof(int32_t), by_value);
+    assert_memory_equal(shuffled[0].tokens, plain[0].tokens, plain[0].n * sizeof(int32_t));
+    assert_int_equal(sp_cram_texts_draw(too_many, 5, model, data, SP_CRAM_NATURAL, 100, 0), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "5 texts are wanted"));
+    for (size_t i = 0; i < 2; i++) {
+        free(plain[i].tokens);
+        free(shuffled[i].tokens);
+    }
+    sp_dataset_free(data);
+}
+
+/* A text that ends is said to its end, and learning stops there. */
+static void a_short_text_is_crammed_whole(void **state)
+{
+    (void)state;
+    sp_dataset *data = load_rows("text\nabc\n");
+    const sp_cram_options options = {.num_virtual_tokens = 2, .n_samples = 1, .steps = 2000};
+    sp_cram_report report;
+    assert_int_equal(sp_lab_cram(&report, model, data, &options, NULL), SP_OK);
+    assert_int_equal(report.samples[0].n_tokens, 3);
+    assert_int_equal(report.samples[0].n_text, 3);
+    assert_true(report.samples[0].steps < 2000);
+    sp_cram_report_clear(&report);
+    sp_dataset_free(data);
+}
+
+static void it_stops_and_refuses(void **state)
+{
+    (void)state;
+    const int stop = 1;
+    const sp_hooks hooks = {.stop = &stop};
+    sp_cram_report report;
+    sp_cram_options options = {.kind = SP_CRAM_RANDOM, .n_samples = 2, .steps = 50};
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, &hooks), SP_ERR_STOPPED);
+    assert_int_equal(report.n_samples, 2); /* what was found until then */
+    assert_true(report.samples[0].steps <= 1);
+    sp_cram_report_clear(&report);
+    options.num_virtual_tokens = TINY_CONTEXT;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "no room for a text"));
+    assert_int_equal(report.n_samples, 0);
+    options = (sp_cram_options){.kind = SP_CRAM_NATURAL};
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_ARGUMENT);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_reported_is_what_the_adapters_say),
+        cmocka_unit_test(the_same_call_finds_the_same),
+        cmocka_unit_test(texts_are_drawn),
+        cmocka_unit_test(a_short_text_is_crammed_whole),
+        cmocka_unit_test(it_stops_and_refuses),
+    };
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
