@@ -240,7 +240,12 @@ static void test_engine_refuses_both_kinds(void **state)
     assert_int_equal(sp_tree_add_prompt(&given, &tree, roots[1].n), SP_OK);
     assert_int_equal(sp_tree_add_prompt(&computed, &tree, roots[0].n), SP_OK);
     assert_int_equal(sp_tree_add_run(&text, &tree, computed, &token, 1), SP_OK);
-    sp_pass pass = {&tree, roots[1].n, roots[0].embeddings, &row, 1, true};
+    sp_pass pass = {.tree = &tree,
+                    .first_row = roots[1].n,
+                    .prompt = roots[0].embeddings,
+                    .read_rows = &row,
+                    .n_read = 1,
+                    .keep_for_backward = true};
     assert_int_equal(sp_engine_forward(engine, &pass), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "at once"));
     pass.keep_for_backward = false;

@@ -181,6 +181,8 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
                        "to follow");
     sp_arena_reset(engine->arena, (sp_arena_mark){0});
     engine->tree = pass->tree;
+    engine->tap = pass->tap;
+    engine->tap_user = pass->tap_user;
     engine->first_row = pass->first_row;
     engine->n = pass->tree->n_rows - pass->first_row;
     engine->n_prompt = count_prompt_rows(engine);

@@ -8,11 +8,29 @@
 #define SP_MODEL_ENGINE_H
 
 #include "model/tree.h"
+#include "tensor/attention.h"
 
 typedef struct sp_engine sp_engine; /* one model's buffers: keys and values of a tree's rows, activations of a pass */
 
 sp_status sp_engine_create(sp_engine **out, sp_model *model); /* the model must outlive it */
 void sp_engine_free(sp_engine *engine);
+
+/* What a layer's attention is about to read: queries and keys as they enter the product, behind norms of heads and RoPE. The
+ * numbers of a head stand in the model's own order, which is another than transformers' where RoPE turns neighbours. */
+typedef struct sp_attention_view {
+    size_t layer;
+    const sp_attention_shape *shape;
+    const float *q; /* (n_queries, n_head, d_head), rows ldq apart, of the rows query_rows (ascending) of the tree */
+    size_t ldq, n_queries;
+    const size_t *query_rows;
+    const float *kt; /* (n_head_kv, d_head, ldk): keys, of every row of the tree so far */
+    size_t ldk;
+    size_t window; /* a query sees itself and window - 1 keys before it; 0: all keys on its path */
+} sp_attention_view;
+
+/* Called for each layer in turn, on the thread that called forward; the view lives for the call. Another status than SP_OK ends the
+ * pass with it. */
+typedef sp_status sp_attention_tap(void *user, const sp_attention_view *view);
 
 typedef struct sp_pass {
     const sp_tree *tree;
@@ -22,6 +40,8 @@ typedef struct sp_pass {
     const size_t *read_rows; /* (n_read) ascending, >= first_row: the rows whose logits somebody wants */
     size_t n_read;
     bool keep_for_backward; /* only with first_row 0, or behind keys and values that were given */
+    sp_attention_tap *tap;  /* NULL: nobody looks on. In the last layer only rows that are read are queries */
+    void *tap_user;
 } sp_pass;
 
 /* Gives rows first .. first + n of the tree, virtual tokens, their keys and values, which are then not computed: passes start

@@ -157,6 +157,17 @@ static void turn_and_store(sp_engine *engine, size_t layer, const sp_projections
     }
 }
 
+/* Shows queries and keys to whoever wants to see them. */
+static sp_status show(const sp_engine *engine, size_t layer, const sp_projections *p, const sp_attention_plan *plan)
+{
+    if (!engine->tap) return SP_OK;
+    const sp_attention_shape shape = sp_model_attention_shape(engine->model);
+    const sp_layer_store *store = &engine->stores[layer];
+    const sp_attention_view view = {layer,     &shape,    p->q,        p->ldq, plan->n_queries, plan->query_rows,
+                                    store->kt, store->ld, plan->window};
+    return engine->tap(engine->tap_user, &view);
+}
+
 static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, const sp_attention_plan *plan)
 {
     const sp_model *m = engine->model;
@@ -237,6 +248,7 @@ static sp_status attention_block(sp_layer_state *state, sp_engine *engine, size_
     state->q = p.q;
     state->ldq = p.ldq;
     state->x_mid = x_mid;
+    if ((st = show(engine, layer, &p, plan))) return st;
     if ((st = attend(state, engine, layer, plan))) return st;
     gather_queries(x_mid, state->x, engine, plan, d);
     return add_branch(x_mid, &state->attn_branch, state->attended, &w->out, w->vectors.out_bias, &w->vectors.attn_post_norm, engine,

@@ -174,6 +174,8 @@ struct sp_engine {
 
     /* The present pass. */
     const sp_tree *tree;
+    sp_attention_tap *tap;
+    void *tap_user;
     size_t first_row, n;    /* rows computed: first_row .. first_row + n */
     size_t n_prompt;        /* of the tree's rows virtual tokens, at the start */
     size_t n_given;         /* the first of them, whose keys and values were given: all or none where backward is to follow */
