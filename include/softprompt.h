@@ -206,6 +206,12 @@ SP_API size_t sp_dataset_n_rows(const sp_dataset *dataset);
 SP_API size_t sp_dataset_n_skipped(const sp_dataset *dataset);
 SP_API const sp_row *sp_dataset_row(const sp_dataset *dataset, size_t index); /* belongs to the data set */
 
+/* The same, row by row, for files larger than memory: each usable row is handed to `visit`, in order, and forgotten; it lives for
+ * the call. Another status than SP_OK ends the reading with it. n_skipped (may be NULL): rows that could not be used. */
+typedef sp_status sp_row_fn(void *user, const sp_row *row);
+SP_API sp_status sp_dataset_visit(const char *path, const sp_data_options *options, sp_row_fn *visit, void *user,
+                                  size_t *n_skipped);
+
 /* ---- tasks: how a row of data becomes tokens ------------------------------------------------------------------ */
 
 typedef struct sp_verbalizer {
@@ -571,6 +577,80 @@ typedef struct sp_train_report {
  * run and neither resume nor overwrite is set. MISMATCH: resume with other settings, by name. */
 SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval,
                           const char *dir, const sp_train_options *options, const sp_hooks *hooks);
+
+/* ---- audit: is a prompt inside the criterion? -------------------------------------------------------------------------- */
+
+/* Attention with keys and values of a prompt and a text can be computed in almost linear time, to any polynomial accuracy, if the
+ * entries of queries and keys stay below B = o(sqrt(log n)), and (under SETH) not if they do not: Hu et al., arXiv 2411.16525,
+ * after Alman and Song, arXiv 2302.13214. An audit measures, head by head, where a prompt on a real model stands.
+ *
+ * A row is a token of a text, and its query in each head; it sees n keys, those of the prompt and of the text up to itself, or as
+ * many of them as a window leaves. Queries and keys are as they enter the product, behind norms of heads and RoPE.
+ *   scores     s_j = scale q . k_j, scale being the model's, which is 1 / sqrt(d_head) for most; before a soft cap
+ *   centred    s_j - mean of s: of the keys less their mean over those that the row sees, which softmax does not notice
+ *   entries    of q and k, times sqrt(d_head scale), which is d_head^(1/4) where scale is 1 / sqrt(d_head): then s_j = q . k_j /
+ *              d_head as in the theorem, and entries of at most B give scores of at most B^2
+ * The prompt's own rows are computed once and kept, and count as keys alone, unless with_prompt_rows. */
+typedef struct sp_audit sp_audit;
+
+typedef struct sp_audit_options {
+    double epsilon;        /* relative error of the polynomial in the place of exp; 0: 1e-3 */
+    bool with_prompt_rows; /* a prompt of embeddings has queries, too: they count in all maxima and in the criterion */
+} sp_audit_options;
+
+typedef enum sp_verdict {
+    SP_VERDICT_INSIDE, /* in every row entries are at most sqrt(ln n): the theorem's premise */
+    SP_VERDICT_SCORES, /* they are not, but in every row the centred scores are at most ln n */
+    SP_VERDICT_BEYOND
+} sp_verdict;
+
+typedef struct sp_audit_head {
+    size_t layer, head;                  /* from 0 */
+    double max_entry_q, max_entry_k;     /* largest entries, by amount; of all keys that a row sees */
+    double max_score, max_score_centred; /* by amount */
+    double cauchy_schwarz;               /* the largest scale |q| max_j |k_j - mean|, a bound on the centred scores of a row */
+    double criterion;                    /* sqrt(ln n) of the worst row, that of the largest entries / sqrt(ln n); NAN: no row sees
+                                            two keys, and with one there is nothing to approximate */
+    size_t n_keys;                       /* n of that row; 0: none */
+    double entries_ratio, scores_ratio;  /* the worst row's entries / sqrt(ln n), and the worst row's centred score / ln n */
+    double entropy, sink_mass, prompt_mass; /* of attention: in nats; weight of the first position; of the prompt. Means over rows
+                                               of texts */
+    size_t key_rank_99; /* directions that hold 99 % of the energy of the prompt's keys about their mean; SIZE_MAX: no prompt */
+    size_t degree;      /* of the best polynomial that keeps epsilon on scores up to max_score_centred; SIZE_MAX: none up to 16, or
+                           the model has a soft cap, which no polynomial of scores has */
+    size_t
+        features; /* monomials of that degree in d_head variables, C(d_head + degree, degree); 0: no degree, or too many to count */
+    double cost_ratio; /* exact / polynomial: multiplications of a row that sees the report's n keys, n (2 d_head + 1) / (2 features
+                          (d_head + 1)); 0 where there are no features */
+    sp_verdict verdict;
+} sp_audit_head;
+
+typedef struct sp_audit_report {
+    size_t n;                  /* the most keys that a row saw */
+    size_t num_virtual_tokens; /* 0: no prompt */
+    size_t n_texts, n_rows;    /* rows: tokens read */
+    size_t n_skipped;          /* rows of data that could not be used */
+    size_t n_truncated;        /* of those used, cut at the left */
+    size_t n_layer, n_head;
+    const sp_audit_head *heads; /* (n_layer * n_head), layer after layer */
+} sp_audit_report;              /* belongs to the audit, until its next call */
+
+/* `prompt` may be NULL: the model alone. Of a multitask prompt it is the task in use. Model and prompt must outlive it. */
+SP_API sp_status sp_audit_create(sp_audit **out, sp_model *model, const sp_prompt *prompt, const sp_audit_options *options);
+SP_API void sp_audit_free(sp_audit *audit);
+
+/* One text, n >= 1 tokens as the model reads them. It may be kept for a while, to be computed with others.
+ * ARGUMENT: it does not fit the model's context behind the prompt. FORMAT: a query or a key is not finite. */
+SP_API sp_status sp_audit_text(sp_audit *audit, const int32_t *tokens, size_t n);
+
+/* All rows of a data file, read twice (to count, and for the labels where no verbalizers are given) and never held: memory does
+ * not grow with it. A row's text is what evaluation reads: context and right answer, but for the answer's last token. `task` NULL:
+ * the prompt's own, or the defaults. FORMAT: no row can be used. */
+SP_API sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_options *options, const sp_task *task,
+                               const sp_hooks *hooks);
+
+/* What was found so far. FORMAT: no text was given yet. */
+SP_API sp_status sp_audit_get_report(const sp_audit_report **out, sp_audit *audit);
 
 /* ---- labs: the theorems, run ------------------------------------------------------------------------------------ */
 

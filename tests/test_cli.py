@@ -40,11 +40,12 @@ def find_model():
 MODEL = find_model()
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
-COMMANDS = ("train", "eval", "run", "info")
-LATER_COMMANDS = ("audit", "plan", "compile", "serve")
+COMMANDS = ("train", "eval", "run", "audit", "info")
+LATER_COMMANDS = ("plan", "compile", "serve")
 TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
 EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")
 RUN = ("run", "-m", "no.gguf")
+AUDIT = ("audit", "-m", "no.gguf", "-d", "no.jsonl")
 
 
 def softprompt(*arguments, stdin="", timeout=300, **options):
@@ -155,6 +156,12 @@ class UsageErrors(Case):
         ((*EVAL, "--steps", "1"), ["--steps is no option of eval"]),
         ((*EVAL, "--batch-size", "0"), ["--batch-size"]),
         ((*EVAL, "--template", "x"), ["--template", "{text}"]),
+        (("audit", "-d", "a"), ["--model"]),
+        (("audit", "-m", "a"), ["--data"]),
+        ((*AUDIT, "stray"), ['"stray"']),
+        ((*AUDIT, "--epsilon", "1"), ["--epsilon", "0.999"]),
+        ((*AUDIT, "--epsilon", "0"), ["--epsilon"]),
+        ((*AUDIT, "--head"), ["--head is", "did you mean --heads?"]),
         ((*RUN, "--temperature", "-0.1", "x"), ["--temperature"]),
         ((*RUN, "--top-p", "1.1", "x"), ["--top-p", "1.1"]),
         ((*RUN, "--top-p", "0", "x"), ["--top-p"]),
@@ -198,6 +205,7 @@ class UsageErrors(Case):
                 self.assert_message(softprompt(*TRAIN, *arguments), 2, *parts)
         self.assert_message(softprompt(*EVAL, "--task", "1"), 2, "--task", "-p DIR")
         self.assert_message(softprompt(*RUN, "--task", "1", "x"), 2, "--task", "-p DIR")
+        self.assert_message(softprompt(*AUDIT, "--task", "1"), 2, "--task", "-p DIR")
 
     def test_commands_of_later_versions(self):
         for name in LATER_COMMANDS:
@@ -252,6 +260,8 @@ class Help(Case):
                     "--task --task-column",
             "run": "--task --raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
                    "--stop --seed --threads --json",
+            "audit": "--prompt --data --task --epsilon --prompt-rows --heads --template --verbalizer --text-column --label-column "
+                     "--max-length --threads --json --quiet",
             "info": "--json",
         }
         for name, names in flags.items():
@@ -423,6 +433,7 @@ class MissingFiles(Case):
                 (("eval", "-m", "no.gguf", "-d", "d.jsonl"), "no.gguf"),
                 (("eval", "-m", "no.gguf", "-d", "no.jsonl"), "no.jsonl"),
                 (("run", "-m", "no.gguf", "text"), "no.gguf"),
+                (("audit", "-m", "no.gguf", "-d", "d.jsonl"), "no.gguf"),
             ):
                 with self.subTest(arguments=arguments):
                     self.assert_message(softprompt(*arguments, cwd=work), 1, name)
@@ -648,6 +659,65 @@ class Eval(WithModel):
         data.write_text("review,mood\n" + "".join(f'"{t}",positive\n' for t in POSITIVE))
         result = self.check(self.eval("-p", self.dir, "-d", data, "--text-column", "review", "--label-column", "mood", "--json"), 0)
         self.assertEqual(json.loads(result.stdout)["n"], len(POSITIVE))
+
+
+class Audit(WithModel):
+    KEYS = ["n", "num_virtual_tokens", "texts", "rows", "skipped_rows", "truncated_rows", "epsilon", "prompt_rows", "heads"]
+    HEAD = ["layer", "head", "max_entry_q", "max_entry_k", "max_score", "max_score_centred", "cauchy_schwarz", "criterion", "n_keys",
+            "entries_ratio", "scores_ratio", "entropy", "sink_mass", "prompt_mass", "key_rank_99", "degree", "features", "cost_ratio",
+            "verdict"]
+
+    def audit(self, *arguments):
+        return softprompt("audit", "-m", MODEL, "-d", self.data, *arguments)
+
+    def test_json(self):
+        found = json.loads(self.check(self.audit("-p", self.dir, "--json", "-q"), 0).stdout)
+        self.assertEqual(list(found), self.KEYS)
+        self.assertEqual((found["texts"], found["num_virtual_tokens"], found["skipped_rows"]), (self.n_rows, 4, 0))
+        info = json.loads(softprompt("info", "--json", MODEL).stdout)
+        self.assertEqual([(h["layer"], h["head"]) for h in found["heads"]],
+                         [(layer, head) for layer in range(info["n_layer"]) for head in range(info["n_head"])])
+        for head in found["heads"]:
+            self.assertEqual(list(head), self.HEAD)
+            self.assertIn(head["verdict"], ("inside", "scores", "beyond"))
+            self.assertTrue(4 < head["n_keys"] <= found["n"])
+            self.assertTrue(1 <= head["key_rank_99"] <= 3)
+            self.assertEqual(head["degree"] is None, head["features"] is None)
+            self.assertTrue(0 < head["prompt_mass"] <= 1 and 0 < head["sink_mass"] <= head["prompt_mass"])
+
+    def test_rows_of_the_prompt(self):
+        """They see few keys and are judged by them, and the rows of texts are what they were."""
+        plain, with_rows = (json.loads(self.check(self.audit("-p", self.dir, "--json", "-q", *more), 0).stdout)
+                            for more in ((), ("--prompt-rows",)))
+        self.assertTrue(with_rows["prompt_rows"] and not plain["prompt_rows"])
+        for a, b in zip(plain["heads"], with_rows["heads"]):
+            self.assertEqual((a["entropy"], a["prompt_mass"], a["key_rank_99"]), (b["entropy"], b["prompt_mass"], b["key_rank_99"]))
+            self.assertLessEqual(a["max_score"], b["max_score"])
+            self.assertLessEqual(a["entries_ratio"], b["entries_ratio"])
+        self.assertTrue(any(head["n_keys"] < 4 for head in with_rows["heads"]))
+
+    def test_model_alone(self):
+        found = json.loads(self.check(self.audit("--json", "-q", *TASK), 0).stdout)
+        self.assertEqual(found["num_virtual_tokens"], 0)
+        for head in found["heads"]:
+            self.assertEqual((head["prompt_mass"], head["key_rank_99"]), (0, None))
+
+    def test_tables(self):
+        result = self.check(self.audit("-p", self.dir), 0)
+        self.assertRegex(result.stdout, rf"(?m)^texts +{self.n_rows}, 0 cut at the left; 0 rows of data skipped$")
+        self.assertRegex(result.stdout, r"(?m)^verdict +\d+ heads inside, \d+ by their scores, \d+ beyond, of \d+$")
+        self.assertRegex(result.stdout, r"(?m)^ +0 .* [isb]+$")
+        self.assertRegex(result.stderr, rf"(?m)^audit {self.n_rows}/{self.n_rows}  ")
+        heads = self.check(self.audit("-p", self.dir, "--heads", "-q"), 0)
+        self.assertEqual(heads.stderr, "")
+        self.assertGreater(len(re.findall(r"(?m)^ +\d+ +\d+ .* (?:inside|scores|beyond)$", heads.stdout)), 1)
+
+    def test_what_cannot_be_audited(self):
+        broken = self.work / "broken.jsonl"
+        broken.write_text("{broken\n")
+        self.check(softprompt("audit", "-m", MODEL, "-d", broken), 1)
+        self.assert_message(softprompt("audit", "-m", MODEL, "-p", self.work / "nowhere", "-d", self.data), 1, "nowhere")
+        self.assert_message(softprompt("audit", "-m", MODEL, "-d", self.work / "no.jsonl"), 1, "no.jsonl")
 
 
 class Ensemble(WithModel):

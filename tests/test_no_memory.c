@@ -258,6 +258,33 @@ static sp_status distil(const char *path)
     return st;
 }
 
+/* A prefix on two rows of data. */
+static sp_status run_audit(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    static const sp_prompt_options prefix = {.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3};
+    sp_model *model;
+    sp_prompt *prompt = NULL;
+    sp_audit *audit = NULL;
+    const sp_audit_report *report;
+    char *data = sp_path_join(path, "rows.csv"), *file = sp_path_join(path, "model.gguf");
+    sp_status st = data && file ? sp_model_load(&model, file, &options) : SP_ERR_MEMORY;
+    free(file);
+    if (st) {
+        free(data);
+        return st;
+    }
+    st = sp_prompt_create(&prompt, model, &prefix);
+    if (!st) st = sp_audit_create(&audit, model, prompt, NULL);
+    if (!st) st = sp_audit_data(audit, data, NULL, NULL, NULL);
+    if (!st) st = sp_audit_get_report(&report, audit);
+    free(data);
+    sp_audit_free(audit);
+    sp_prompt_free(prompt);
+    sp_model_free(model);
+    return st;
+}
+
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
 static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), const char *path, size_t at_least)
 {
@@ -417,6 +444,19 @@ static void models(void **state)
     remove_directory(dir);
 }
 
+static void audits(void **state)
+{
+    char *dir = make_directory(), *path = write_tiny_model(dir), *rows = sp_path_join(dir, "rows.csv");
+    static const char text[] = "text,label\na row,yes\nanother,no\n";
+    (void)state;
+    assert_non_null(rows);
+    assert_int_equal(sp_write_file_atomic(rows, &(sp_bytes){text, sizeof text - 1}, 1), SP_OK);
+    fail_each_but(5, run_audit, dir, 120); /* the model's, two engines' and the layers' arenas */
+    free(rows);
+    free(path);
+    remove_directory(dir);
+}
+
 static sp_status run_lab(const char *dir)
 {
     const sp_universality_options options = {.len = 2, .grid = 2, .n_samples = 10, .only_grid = true, .export_dir = dir};
@@ -482,7 +522,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_files),     cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
         cmocka_unit_test(hf_directories), cmocka_unit_test(tokenizers),        cmocka_unit_test(models),
-        cmocka_unit_test(lab_runs),       cmocka_unit_test(sessions_go_on),
+        cmocka_unit_test(audits),         cmocka_unit_test(lab_runs),          cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);

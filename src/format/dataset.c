@@ -21,6 +21,9 @@ struct sp_dataset {
     sp_arena *strings;
     sp_row *rows;
     size_t n_rows, rows_capacity, n_skipped;
+    sp_row first;     /* kind and line of the first row */
+    sp_row_fn *visit; /* who gets each row, which is then forgotten; NULL: rows are kept */
+    void *visit_user;
     char *path;
     sp_columns columns;
     size_t task_id; /* of the next row */
@@ -107,9 +110,9 @@ static bool cell_is_usable(sp_dataset *dataset, size_t line, const sp_cell *cell
 static bool kind_fits(sp_dataset *dataset, size_t line, sp_row_kind kind)
 {
     static const char *const names[] = {"text and label", "prompt and completion", "messages", "text alone"};
-    if (!dataset->n_rows || dataset->rows[0].kind == kind) return true;
+    if (!dataset->n_rows || dataset->first.kind == kind) return true;
     sp_dataset_skip(dataset, line, "Keep one kind of row in a file.", "has %s, where the rows from line %zu on have %s",
-                    names[kind], dataset->rows[0].line, names[dataset->rows[0].kind]);
+                    names[kind], dataset->first.line, names[dataset->first.kind]);
     return false;
 }
 
@@ -144,7 +147,8 @@ bool sp_dataset_take_task(sp_dataset *dataset, size_t line, const sp_cell *cell)
 /* A row at the end, zeroed but for kind and line; not counted yet. NULL: no memory, message set. */
 static sp_row *new_row(sp_dataset *dataset, sp_row_kind kind, size_t line)
 {
-    if (dataset->n_rows == dataset->rows_capacity) {
+    size_t n_kept = dataset->visit ? 0 : dataset->n_rows;
+    if (n_kept == dataset->rows_capacity) {
         size_t capacity = dataset->rows_capacity ? 2 * dataset->rows_capacity : 256;
         sp_row *rows = reallocarray(dataset->rows, capacity, sizeof *rows);
         if (!rows) {
@@ -154,9 +158,19 @@ static sp_row *new_row(sp_dataset *dataset, sp_row_kind kind, size_t line)
         dataset->rows = rows;
         dataset->rows_capacity = capacity;
     }
-    sp_row *row = &dataset->rows[dataset->n_rows];
+    sp_row *row = &dataset->rows[n_kept];
     *row = (sp_row){.kind = kind, .line = line, .task_id = dataset->task_id};
     return row;
+}
+
+/* The row that new_row gave is whole. */
+static sp_status finish_row(sp_dataset *dataset, const sp_row *row)
+{
+    if (dataset->n_rows++ == 0) dataset->first = (sp_row){.kind = row->kind, .line = row->line};
+    if (!dataset->visit) return SP_OK;
+    sp_status st = dataset->visit(dataset->visit_user, row);
+    sp_arena_reset(dataset->strings, (sp_arena_mark){0});
+    return st;
 }
 
 /* Copies a string with its NUL to *at, and moves *at behind it. */
@@ -183,8 +197,7 @@ sp_status sp_dataset_add_cells(sp_dataset *dataset, size_t line, sp_row_kind kin
     for (size_t i = 0; i < n_cells; i++) strings[i] = put_string(&memory, cells[i].bytes, cells[i].n_bytes);
     *(kind == SP_ROW_COMPLETION ? &row->prompt : &row->text) = strings[0];
     *(kind == SP_ROW_COMPLETION ? &row->completion : &row->label) = strings[1];
-    dataset->n_rows++;
-    return SP_OK;
+    return finish_row(dataset, row);
 }
 
 /* The last assistant message is what a model learns: there must be one, and it must say something. */
@@ -223,8 +236,7 @@ sp_status sp_dataset_add_messages(sp_dataset *dataset, size_t line, const sp_cha
     }
     row->messages = copies;
     row->n_messages = n_messages;
-    dataset->n_rows++;
-    return SP_OK;
+    return finish_row(dataset, row);
 }
 
 /* ---- loading --------------------------------------------------------------------------------------------------- */
@@ -289,7 +301,8 @@ static const char *name_or(const char *name, const char *default_name)
     return name && *name ? name : default_name;
 }
 
-sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_options *options)
+/* visit: NULL, or who gets the rows. */
+static sp_status read_file(sp_dataset **out, const char *path, const sp_data_options *options, sp_row_fn *visit, void *user)
 {
     static const sp_data_options defaults = {0};
     const sp_data_options *o = options ? options : &defaults;
@@ -297,6 +310,8 @@ sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_opti
     sp_status st = SP_ERR_MEMORY;
     *out = NULL;
     if (!dataset) return sp_fail_no_memory(sizeof *dataset);
+    dataset->visit = visit;
+    dataset->visit_user = user;
     dataset->logger = o->logger;
     dataset->columns = (sp_columns){.text = name_or(o->text_column, "text"),
                                     .label = name_or(o->label_column, "label"),
@@ -316,6 +331,20 @@ sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_opti
     dataset->columns = (sp_columns){0};
     *out = dataset;
     return SP_OK;
+}
+
+sp_status sp_dataset_load(sp_dataset **out, const char *path, const sp_data_options *options)
+{
+    return read_file(out, path, options, NULL, NULL);
+}
+
+sp_status sp_dataset_visit(const char *path, const sp_data_options *options, sp_row_fn *visit, void *user, size_t *n_skipped)
+{
+    sp_dataset *dataset;
+    sp_status st = read_file(&dataset, path, options, visit, user);
+    if (n_skipped) *n_skipped = st ? 0 : dataset->n_skipped;
+    sp_dataset_free(dataset);
+    return st;
 }
 
 void sp_dataset_free(sp_dataset *dataset)
