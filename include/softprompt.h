@@ -769,8 +769,8 @@ typedef enum sp_cram_kind {
 typedef struct sp_cram_options {
     sp_cram_kind kind;
     size_t num_virtual_tokens; /* that are learnt; 0: 1. The adapter has a frozen BOS row more, the first */
-    size_t n_samples;          /* 0: 10 */
-    size_t steps;              /* of the optimiser, for each sample; 0: 2000 */
+    size_t n_samples;          /* 0: 4 */
+    size_t steps;              /* of the optimiser, for each sample; 0: 1000 */
     double seconds;            /* stop after so many for each sample, on average; 0: only steps count */
     double learning_rate;      /* 0: 0.1 */
     uint64_t seed;             /* which texts, which order, which tokens */
@@ -801,6 +801,18 @@ typedef struct sp_cram_report {
 SP_API sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
                              const sp_hooks *hooks);
 SP_API void sp_cram_report_clear(sp_cram_report *report);
+
+/* What is remembered of a report. */
+typedef struct sp_cram_result {
+    double bits_per_vector, mean_tokens, mean_bits;
+    size_t n_samples, steps; /* of all samples together */
+} sp_cram_result;
+
+/* Keeps the result in a file of this model in `dir`, which is made if needed; one that took more steps stays as it is.
+ * FORMAT, on load too: what is there is damaged. */
+SP_API sp_status sp_cram_result_keep(const sp_cram_report *report, const char *dir, const sp_model *model, sp_cram_kind kind);
+SP_API sp_status sp_cram_result_load(sp_cram_result *out, bool *found, const char *dir, const sp_model *model, sp_cram_kind kind,
+                                     size_t num_virtual_tokens);
 
 #ifdef __cplusplus
 }

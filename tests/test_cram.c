@@ -187,6 +187,43 @@ static void a_short_text_is_crammed_whole(void **state)
     sp_dataset_free(data);
 }
 
+static void remove_files(const char *dir, const char *names)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "rm -r '%s'/%s", dir, names);
+    assert_int_equal(system(command), 0);
+}
+
+/* The run that took more steps stays; kinds and lengths do not meet; what is not there is no error. */
+static void results_are_kept(void **state)
+{
+    (void)state;
+    sp_cram_sample samples[2] = {{.steps = 30}, {.steps = 40}};
+    sp_cram_report report = {
+        .num_virtual_tokens = 4, .n_samples = 2, .samples = samples, .mean_tokens = 9, .mean_bits = 80, .bits_per_vector = 20};
+    sp_cram_result found;
+    bool is_there;
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 4), SP_OK);
+    assert_false(is_there);
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_OK);
+    samples[0].steps = 10;
+    report.bits_per_vector = 25;
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_OK); /* fewer steps */
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_RANDOM), SP_OK);
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 4), SP_OK);
+    assert_true(is_there && found.bits_per_vector == 20 && found.mean_tokens == 9 && found.mean_bits == 80);
+    assert_true(found.n_samples == 2 && found.steps == 70);
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_RANDOM, 4), SP_OK);
+    assert_true(is_there && found.bits_per_vector == 25 && found.steps == 50);
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 1), SP_OK);
+    assert_false(is_there);
+    samples[0].steps = 100;
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_OK);
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 4), SP_OK);
+    assert_true(found.bits_per_vector == 25 && found.steps == 140);
+    remove_files(work, "*.json");
+}
+
 static void it_stops_and_refuses(void **state)
 {
     (void)state;
@@ -213,6 +250,7 @@ int main(void)
         cmocka_unit_test(the_same_call_finds_the_same),
         cmocka_unit_test(texts_are_drawn),
         cmocka_unit_test(a_short_text_is_crammed_whole),
+        cmocka_unit_test(results_are_kept),
         cmocka_unit_test(it_stops_and_refuses),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

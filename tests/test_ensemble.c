@@ -225,7 +225,7 @@ static void test_scores_follow_the_definition(void **state)
     double *want = by_definition(20, N_PROMPTS);
     const double *nll;
     sp_scorer *scorer;
-    for (size_t i = 0; i < N; i++) items[i] = (sp_item){text, text + spans[i][0], spans[i][0], spans[i][1], 0};
+    for (size_t i = 0; i < N; i++) items[i] = (sp_item){text, text + spans[i][0], spans[i][0], spans[i][1], 0, NULL};
     for (size_t i = 0; i < N_PROMPTS; i++) roots[i] = sp_root_of_prompt(prompts[i]);
     assert_int_equal(sp_scorer_create(&scorer, model), SP_OK);
     sp_scorer_set_ensemble(scorer, roots, N_PROMPTS);
@@ -265,7 +265,7 @@ static void test_greedy_answers(void **state)
     size_t n = generation.n_tokens;
     memcpy(other, generation.tokens, n * sizeof *other);
     other[n - 1] = (other[n - 1] + 1) % TINY_VOCAB;
-    const sp_item items[] = {{text, generation.tokens, 7, n, 0}, {text, other, 7, n, 0}};
+    const sp_item items[] = {{text, generation.tokens, 7, n, 0, NULL}, {text, other, 7, n, 0, NULL}};
     assert_int_equal(sp_scorer_create(&scorer, model), SP_OK);
     sp_scorer_set_ensemble(scorer, roots, N_PROMPTS);
     assert_int_equal(sp_scorer_score(&nll, scorer, items, 2), SP_OK);
@@ -282,7 +282,7 @@ static void test_answers_without_context(void **state)
     (void)state;
     const sp_prompt *both[] = {prompts[0], prompts[2]};
     const sp_root roots[] = {sp_root_of_prompt(both[0]), sp_root_of_prompt(both[1])};
-    const sp_item item = {text, text, 0, 1, 0};
+    const sp_item item = {text, text, 0, 1, 0, NULL};
     double logprob[2][TINY_VOCAB], mean[TINY_VOCAB];
     const double *nll;
     sp_scorer *scorer;
@@ -290,7 +290,7 @@ static void test_answers_without_context(void **state)
     for (size_t r = 0; r < 2; r++) {
         sp_scorer_set_prompt(scorer, both[r]);
         for (int32_t v = 0; v < TINY_VOCAB; v++) {
-            const sp_item one = {&v, &v, 0, 1, 0};
+            const sp_item one = {&v, &v, 0, 1, 0, NULL};
             assert_int_equal(sp_scorer_score(&nll, scorer, &one, 1), SP_OK);
             logprob[r][v] = -nll[0];
         }
@@ -298,7 +298,7 @@ static void test_answers_without_context(void **state)
     for (size_t v = 0; v < TINY_VOCAB; v++) mean[v] = (logprob[0][v] + logprob[1][v]) / 2;
     normalise(mean);
     sp_scorer_set_ensemble(scorer, roots, 2);
-    const sp_item items[] = {item, {text, text + 5, 5, 2, 0}};
+    const sp_item items[] = {item, {text, text + 5, 5, 2, 0, NULL}};
     assert_int_equal(sp_scorer_score(&nll, scorer, items, 2), SP_OK);
     assert_true(fabs(nll[0] + mean[text[0]]) <= 1e-4);
     sp_scorer_free(scorer);

@@ -285,6 +285,24 @@ static sp_status run_audit(const char *path)
     return st;
 }
 
+/* Words crammed into a vector; adapter and result are written to where the model lies. */
+static sp_status cram(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    sp_model *model;
+    sp_cram_report report = {0};
+    char *dir = __real_malloc(strlen(path) + 6);
+    sprintf(dir, "%s.cram", path);
+    const sp_cram_options crammed = {.kind = SP_CRAM_RANDOM, .n_samples = 2, .steps = 2, .export_dir = dir};
+    sp_status st = sp_model_load(&model, path, &options);
+    if (!st) st = sp_lab_cram(&report, model, NULL, &crammed, NULL);
+    if (!st) st = sp_cram_result_keep(&report, dir, model, SP_CRAM_RANDOM);
+    sp_cram_report_clear(&report);
+    sp_model_free(model);
+    free(dir);
+    return st;
+}
+
 /* An arena that gets no large block takes one of the size wanted: `n_recovered` such failures may go unnoticed. */
 static void fail_each_but(size_t n_recovered, sp_status (*call)(const char *), const char *path, size_t at_least)
 {
@@ -437,8 +455,9 @@ static void models(void **state)
     fail_each_but(3, run_tasks, path, 60);
     fail_each_but(3, run_context, path, 60);
     fail_each_but(5, distil, path, 150); /* arenas of the distiller, and of the engines of student, teacher and sampling */
-    char command[256];
-    snprintf(command, sizeof command, "rm -r '%s.run'", path);
+    fail_each_but(5, cram, path, 150);
+    char command[512];
+    snprintf(command, sizeof command, "rm -r '%s.run' '%s.cram'", path, path);
     assert_int_equal(system(command), 0);
     free(path);
     remove_directory(dir);

@@ -72,6 +72,7 @@ static void follow(const json_t *run, size_t n_frozen)
     assert_int_equal(sp_optimizer_create(&optimizer, kind_of(run), &(sp_weight_shape){n_rows + n_frozen, n_columns, n_frozen}, 1,
                                          number(run, "weight_decay")),
                      SP_OK);
+    sp_optimizer_set_betas(optimizer, number(run, "beta1"), number(run, "beta2"));
     for (size_t i = 0; i < n_frozen * n_columns; i++) matrix[i] = gradient[i] = 7;
     read_numbers(matrix + n_frozen * n_columns, json_object_get(run, "start"));
     const json_t *gradients = json_object_get(run, "gradients"), *rates = json_object_get(run, "rates"),

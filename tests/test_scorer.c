@@ -25,7 +25,8 @@ static sp_root roots[N_ROOTS]; /* embeddings, keys and values, nothing, embeddin
 
 /* Answers of one to three tokens; two begin alike. */
 static const int32_t A[] = {82, 42, 253, 31}, B[] = {82, 42, 253, 31, 35, 11}, C[] = {56, 35}, D[] = {28, 29, 30};
-static const sp_item TEXTS[N_TEXTS] = {{A, A + 3, 3, 1, 0}, {B, B + 3, 3, 3, 0}, {C, C + 1, 1, 1, 0}, {D, D + 1, 1, 2, 0}};
+static const sp_item TEXTS[N_TEXTS] = {
+    {A, A + 3, 3, 1, 0, NULL}, {B, B + 3, 3, 3, 0, NULL}, {C, C + 1, 1, 1, 0, NULL}, {D, D + 1, 1, 2, 0, NULL}};
 
 static int open_model(void **state)
 {
@@ -123,8 +124,8 @@ static void test_answers_without_context(void **state)
     sp_item items[N_ITEMS];
     double want[MAX_NLL];
     make_items(items, order, 2);
-    items[1] = (sp_item){D, D, 0, 3, 0};
-    items[4] = (sp_item){D, D, 0, 3, 3};
+    items[1] = (sp_item){D, D, 0, 3, 0, NULL};
+    items[4] = (sp_item){D, D, 0, 3, 3, NULL};
     size_t n = score_apart(want, items, roots);
     sp_scorer *scorer = make_scorer(roots, N_ROOTS);
     for (int pass = 0; pass < 2; pass++) assert_scores(scorer, items, want, n);
@@ -206,6 +207,28 @@ static void test_gradients_are_those_of_passes_apart(void **state)
     check_gradient(keys_values, 2, width, all + 2, 1, 1);
 }
 
+/* Weights are of single tokens: the gradient is that of items of one token each, so weighted. */
+static void test_weights(void **state)
+{
+    (void)state;
+    static const float weights[] = {0.5f, 0, 2};
+    const sp_item whole = {B, B + 3, 3, 3, 0, weights};
+    const size_t n = roots[0].n * TINY_D;
+    const double *nll;
+    float *want = calloc(n, sizeof *want), *got = calloc(n, sizeof *got);
+    sp_scorer *scorer = make_scorer(roots, 1);
+    for (size_t k = 0; k < 3; k++) {
+        const sp_item token = {B, B + 3 + k, 3 + k, 1, 0, NULL};
+        assert_int_equal(sp_scorer_gradient(&nll, want, scorer, &token, 1, (double)weights[k] * 0.5), SP_OK);
+    }
+    assert_int_equal(sp_scorer_gradient(&nll, got, scorer, &whole, 1, 0.5), SP_OK);
+    for (size_t i = 0; i < n; i++) got[i] -= want[i];
+    assert_true(norm(want, n) > 1e-3 && norm(got, n) <= 1e-5 * norm(want, n));
+    sp_scorer_free(scorer);
+    free(want);
+    free(got);
+}
+
 static void test_refusals(void **state)
 {
     (void)state;
@@ -218,7 +241,7 @@ static void test_refusals(void **state)
     item.root = N_ROOTS;
     assert_int_equal(sp_scorer_score(&nll, scorer, &item, 1), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "prompt 5 of 5"));
-    item = (sp_item){A, A, 0, 2, 2}; /* nothing predicts the first token */
+    item = (sp_item){A, A, 0, 2, 2, NULL}; /* nothing predicts the first token */
     assert_int_equal(sp_scorer_score(&nll, scorer, &item, 1), SP_ERR_ARGUMENT);
     assert_non_null(strstr(sp_message(), "starts with its answer"));
     item.root = 1;
@@ -260,8 +283,11 @@ static void test_engine_refuses_both_kinds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_scores_are_those_of_passes_apart),    cmocka_unit_test(test_answers_without_context),
-        cmocka_unit_test(test_gradients_are_those_of_passes_apart), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_scores_are_those_of_passes_apart),
+        cmocka_unit_test(test_answers_without_context),
+        cmocka_unit_test(test_gradients_are_those_of_passes_apart),
+        cmocka_unit_test(test_weights),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_engine_refuses_both_kinds),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -25,7 +25,7 @@ static const option_row text_rows[] = {
      .fallback = "news that scripts/fetch-data fetched", .target = offsetof(cram_flags, text)},
     {OPTION_CHOICE, 0, "kind", "natural|shuffled|random", "the texts, their words in random order, or random tokens",
      .fallback = "natural", .target = offsetof(cram_flags, kind)},
-    {OPTION_COUNT, 0, "samples", "N", "texts, all learnt side by side", .fallback = "10", .target = offsetof(cram_flags, samples),
+    {OPTION_COUNT, 0, "samples", "N", "texts, all learnt side by side", .fallback = "4", .target = offsetof(cram_flags, samples),
      .min = 1, .max = 1000},
     {OPTION_COUNT, 0, "seed", "N", "which texts, in which order", .fallback = "0", .target = offsetof(cram_flags, seed)},
     {0}};
@@ -33,7 +33,7 @@ static const option_row text_rows[] = {
 static const option_row learning_rows[] = {
     {OPTION_COUNT, 0, "num-virtual-tokens", "K", "learnt vectors for each text, behind a frozen BOS row", .fallback = "1",
      .target = offsetof(cram_flags, num_virtual_tokens), .min = 1, .max = 4096},
-    {OPTION_COUNT, 0, "steps", "N", "of the optimiser, for each text", .fallback = "2000", .target = offsetof(cram_flags, steps),
+    {OPTION_COUNT, 0, "steps", "N", "of the optimiser, for each text", .fallback = "1000", .target = offsetof(cram_flags, steps),
      .min = 1, .max = 1e9},
     {OPTION_REAL, 0, "minutes", "M", "stop after M minutes for each text", .fallback = "when the steps are done",
      .target = offsetof(cram_flags, minutes), .min = 1e-3, .max = 1e6},
@@ -95,13 +95,12 @@ static int print_report_json(const sp_cram_report *r, const sp_model *model, int
 static void print_report(const sp_cram_report *r, const sp_model *model, int kind)
 {
     size_t n_whole = 0;
-    printf("sample  tokens     bits  text\n");
     for (size_t i = 0; i < r->n_samples; i++) {
         const sp_cram_sample *s = &r->samples[i];
-        char *text = text_of(model, s, s->n_tokens), line[64];
-        printf("%6zu %7zu %8.1f  ", i + 1, s->n_tokens, s->bits);
-        snprintf(line, sizeof line, "%.60s", text ? text : "");
-        report_row_text("", line);
+        char *text = text_of(model, s, s->n_tokens), name[32];
+        snprintf(name, sizeof name, "text %zu", i + 1);
+        report_row(name, "%zu tokens, %.1f bits", s->n_tokens, s->bits);
+        report_row_text("", text ? text : "");
         n_whole += s->n_tokens == s->n_text;
         sp_free(text);
     }
@@ -115,21 +114,20 @@ static void print_report(const sp_cram_report *r, const sp_model *model, int kin
 
 /* ---- the command ---- */
 
-/* News, where scripts/fetch-data puts it; free. */
-static char *default_text(void)
+/* A name in the folder that the scripts use, too; free. NULL: no memory, which the user was told. */
+static char *cache_path(const char *name)
 {
     const char *cache = getenv("SOFTPROMPT_CACHE"), *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     char *path = NULL;
     size_t n_bytes;
     FILE *stream = open_memstream(&path, &n_bytes);
-    if (!stream) return NULL;
-    if (cache && *cache)
-        fputs(cache, stream);
-    else
-        fprintf(stream, "%s%s/softprompt", base && *base ? base : home ? home : ".", base && *base ? "" : "/.cache");
-    fputs("/news.jsonl", stream);
-    if (fclose(stream) == 0) return path;
+    if (stream && cache && *cache)
+        fprintf(stream, "%s/%s", cache, name);
+    else if (stream)
+        fprintf(stream, "%s%s/softprompt/%s", base && *base ? base : home ? home : ".", base && *base ? "" : "/.cache", name);
+    if (stream && fclose(stream) == 0) return path;
     free(path);
+    report_no_memory();
     return NULL;
 }
 
@@ -138,11 +136,21 @@ static int load_texts(sp_dataset **out, const cram_flags *flags, const sp_logger
     const sp_data_options options = {.logger = logger};
     *out = NULL;
     if (flags->kind == SP_CRAM_RANDOM) return EXIT_DONE;
-    char *path = flags->text ? NULL : default_text();
-    if (!flags->text && !path) return report_no_memory();
+    char *path = flags->text ? NULL : cache_path("news.jsonl");
+    if (!flags->text && !path) return EXIT_FAILED;
     const sp_status st = sp_dataset_load(out, path ? path : flags->text, &options);
     if (st && path) report_line("give texts with --text, or let scripts/fetch-data fetch the news");
     free(path);
+    return st ? report_failure(st) : EXIT_DONE;
+}
+
+/* A short trial says little of a model; what is stopped or fails has said why. */
+static int keep(const cram_flags *flags, const sp_cram_report *report, const sp_model *model)
+{
+    char *dir = flags->quick ? NULL : cache_path("capacity");
+    if (!dir) return flags->quick ? EXIT_DONE : EXIT_FAILED;
+    const sp_status st = sp_cram_result_keep(report, dir, model, (sp_cram_kind)flags->kind);
+    free(dir);
     return st ? report_failure(st) : EXIT_DONE;
 }
 
@@ -164,7 +172,7 @@ static int cram(const cram_flags *flags, sp_model *model, const sp_dataset *text
     stop_at_interrupt();
     const sp_status st = sp_lab_cram(&report, model, texts, &options, &bar->hooks);
     progress_clear(bar);
-    int code = st ? report_failure(st) : EXIT_DONE;
+    int code = st ? report_failure(st) : keep(flags, &report, model);
     if (report.n_samples && flags->output.json) {
         const int printed = print_report_json(&report, model, flags->kind);
         if (!code) code = printed;

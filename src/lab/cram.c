@@ -7,6 +7,12 @@
  * they are (progressive cramming). What counts is the longest beginning that was ever said without an error: of any step, whether
  * the target was reached or not.
  *
+ * The loss is the mean of w_t * -ln p_t over the target's tokens, w_t = (1 - p_t + FLOOR), p_t as the pass before found it: greedy
+ * decoding wants every token to be the likeliest, and none to be certain, so those that are wrong take the gradient
+ * (docs/decisions/0018).
+ *
+ * With a model loaded for bf16, steps are taken in bf16, and what they seem to reach is looked at again in f32 before it counts.
+ *
  * Cost: a step computes (1 + num_virtual_tokens + target) rows a sample, each with its logits. */
 #include <math.h>
 #include <stdio.h>
@@ -15,15 +21,26 @@
 
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/sizes.h"
 #include "base/status.h"
 #include "lab/cram.h"
 #include "prompt/prompt.h"
 #include "train/optimizer.h"
 #include "train/scorer.h"
 
-enum { DEFAULT_SAMPLES = 10, DEFAULT_STEPS = 2000, TEXT_TOKENS_A_VECTOR = 192, FIRST_TARGET = 8, GROWTH = 2, INIT_TOKENS = 8 };
+enum {
+    DEFAULT_SAMPLES = 4,
+    DEFAULT_STEPS = 1000,
+    TEXT_TOKENS = 192, /* a text is cut to as many for each vector; */
+    FIRST_TARGET = 8,  /* learning begins with as many, */
+    GROWTH = 2,        /* and goes on by as many */
+    INIT_TOKENS = 8,
+    MAX_PASS_SAMPLES = 64
+};
 
 static const double DEFAULT_RATE = 0.1;
+static const double BETA1 = 0.9, BETA2 = 0.99; /* a shorter memory than Adam's usual: the target changes every few steps */
+static const float FLOOR = 0.02f;              /* what a certain token still counts, so that it stays so */
 
 typedef struct sample {
     sp_cram_text text;
@@ -33,6 +50,9 @@ typedef struct sample {
     size_t steps;
     size_t best;      /* tokens said without an error, at most; behind best_rows */
     float *best_rows; /* (num_virtual_tokens + 1, d_model) */
+    float *doubts;    /* (text.n) FLOOR + 1 - p of each token when it was last computed */
+    float *weights;   /* (text.n) those of the target's tokens, made to sum to 1 */
+    size_t said;      /* tokens that the last pass said without an error */
     bool is_whole;    /* the whole text is said: there is nothing more to learn */
 } sample;
 
@@ -59,6 +79,8 @@ static void free_crammer(crammer *c)
     for (size_t i = 0; c->samples && i < c->options.n_samples; i++) {
         free(c->samples[i].text.tokens);
         free(c->samples[i].best_rows);
+        free(c->samples[i].doubts);
+        free(c->samples[i].weights);
         sp_prompt_free(c->samples[i].prompt);
         sp_optimizer_free(c->samples[i].optimizer);
     }
@@ -105,16 +127,21 @@ static sp_status init_sample(sample *s, const crammer *c)
     if (!st) st = init_vectors(s, c);
     if (st) return st;
     const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
-    s->target = FIRST_TARGET < s->text.n ? FIRST_TARGET : s->text.n;
+    s->target = sp_smaller(s->text.n, FIRST_TARGET * c->options.num_virtual_tokens);
     s->best_rows = malloc(c->n_rows * c->d * sizeof *s->best_rows);
-    if (!s->best_rows) return sp_fail_no_memory(c->n_rows * c->d * sizeof *s->best_rows);
+    s->weights = malloc(s->text.n * sizeof *s->weights);
+    s->doubts = malloc(s->text.n * sizeof *s->doubts);
+    if (!s->best_rows || !s->weights || !s->doubts) return sp_fail_no_memory((c->n_rows * c->d + s->text.n) * sizeof *s->weights);
     memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
-    return sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0);
+    for (size_t k = 0; k < s->text.n; k++) s->doubts[k] = 1 + FLOOR;
+    if ((st = sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0))) return st;
+    sp_optimizer_set_betas(s->optimizer, BETA1, BETA2);
+    return SP_OK;
 }
 
 static sp_status draw_texts(crammer *c, const sp_dataset *data)
 {
-    const size_t n = c->options.n_samples, max_tokens = TEXT_TOKENS_A_VECTOR * c->options.num_virtual_tokens;
+    const size_t n = c->options.n_samples, max_tokens = TEXT_TOKENS * c->options.num_virtual_tokens;
     sp_model_info info;
     sp_model_get_info(&info, c->model);
     if (c->n_rows + c->n_context + 2 > info.context_length)
@@ -153,49 +180,79 @@ static sp_status init_crammer(crammer *c, sp_model *model, const sp_dataset *dat
 
 /* ---- learning ---- */
 
+static void weigh(sample *s)
+{
+    double sum = 0;
+    for (size_t k = 0; k < s->target; k++) sum += (double)s->doubts[k];
+    for (size_t k = 0; k < s->target; k++) s->weights[k] = (float)((double)s->doubts[k] / sum);
+}
+
 static void set_active(crammer *c)
 {
     c->n_active = 0;
     for (size_t i = 0; i < c->options.n_samples; i++) {
-        const sample *s = &c->samples[i];
+        sample *s = &c->samples[i];
         if (s->is_whole) continue;
+        weigh(s);
         c->roots[c->n_active] = sp_root_of_prompt(s->prompt);
-        c->items[c->n_active] = (sp_item){&c->bos, s->text.tokens, c->n_context, s->target, c->n_active};
+        c->items[c->n_active] = (sp_item){&c->bos, s->text.tokens, c->n_context, s->target, c->n_active, s->weights};
         c->active[c->n_active++] = i;
     }
     if (c->n_active) sp_scorer_set_roots(c->scorer, c->roots, c->n_active);
 }
 
-/* What the sample said in the pass that was just computed, before its vectors move. */
-static sp_status take_note(crammer *c, size_t index)
+/* What was said in bf16, said again in f32: of the pass's samples those that seem to have come further than ever. */
+static sp_status confirm(crammer *c, size_t first, size_t n_pass)
 {
-    sample *s = &c->samples[c->active[index]];
-    size_t n;
-    sp_status st = sp_scorer_greedy_prefix(&n, c->scorer, index);
-    if (st) return st;
-    if (n > s->best) {
-        s->best = n;
-        memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
+    sp_item items[MAX_PASS_SAMPLES];
+    size_t of[MAX_PASS_SAMPLES], n = 0;
+    const double *nll;
+    for (size_t i = 0; i < n_pass; i++) {
+        if (c->samples[c->active[first + i]].said <= c->samples[c->active[first + i]].best) continue;
+        items[n] = c->items[first + i];
+        of[n++] = c->active[first + i];
     }
-    s->is_whole = n == s->text.n;
-    if (n == s->target) s->target = s->text.n - n < GROWTH ? s->text.n : n + GROWTH;
-    return SP_OK;
+    if (sp_model_compute(c->model) == SP_COMPUTE_F32 || n == 0) return SP_OK;
+    sp_model_set_compute(c->model, SP_COMPUTE_F32);
+    sp_scorer_set_roots(c->scorer, c->roots, c->n_active); /* their keys are computed anew */
+    sp_status st = sp_scorer_score(&nll, c->scorer, items, n);
+    for (size_t i = 0; i < n && !st; i++) st = sp_scorer_greedy_prefix(&c->samples[of[i]].said, c->scorer, i);
+    sp_model_set_compute(c->model, SP_COMPUTE_BF16);
+    sp_scorer_set_roots(c->scorer, c->roots, c->n_active);
+    return st;
 }
 
-/* One pass over the first n_pass of the samples from `first` on, and a step of each. */
-static sp_status step_pass(double *nll_sum, crammer *c, size_t first, size_t n_pass)
+/* What the sample said in the pass that was just computed, before its vectors move. */
+static void take_note(const crammer *c, sample *s)
+{
+    if (s->said > s->best) {
+        s->best = s->said;
+        memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
+    }
+    s->is_whole = s->best == s->text.n;
+    if (s->said == s->target) s->target = sp_smaller(s->text.n, s->target + GROWTH * c->options.num_virtual_tokens);
+}
+
+/* One pass over n_pass samples from `first` on, and a step of each; *loss += the mean loss of each, unweighted. */
+static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass)
 {
     const double *nll;
     const size_t n_values = c->n_rows * c->d;
-    memset(c->gradient, 0, c->n_active * n_values * sizeof *c->gradient);
     sp_status st = sp_scorer_gradient(&nll, c->gradient, c->scorer, c->items + first, n_pass, 1);
     for (size_t i = 0; i < n_pass && !st; i++) {
-        for (size_t k = 0; k < c->items[first + i].n_answer; k++) *nll_sum += nll[k] / (double)c->items[first + i].n_answer;
-        nll += c->items[first + i].n_answer;
+        sample *s = &c->samples[c->active[first + i]];
+        for (size_t k = 0; k < s->target; k++) {
+            *loss += nll[k] / (double)s->target;
+            s->doubts[k] = FLOOR + 1 - (float)exp(-nll[k]);
+        }
+        nll += s->target;
+        st = sp_scorer_greedy_prefix(&s->said, c->scorer, i);
     }
+    if (!st) st = confirm(c, first, n_pass);
     for (size_t i = 0; i < n_pass && !st; i++) {
         sample *s = &c->samples[c->active[first + i]];
-        if ((st = take_note(c, i)) || s->is_whole) continue;
+        take_note(c, s);
+        if (s->is_whole) continue;
         sp_optimizer_step(s->optimizer, sp_prompt_weights(s->prompt), c->gradient + (first + i) * n_values,
                           c->options.learning_rate, ++s->steps);
     }
@@ -222,8 +279,9 @@ static sp_status learn(crammer *c, const sp_hooks *hooks)
         double loss = 0;
         set_active(c);
         if (!c->n_active) break;
+        memset(c->gradient, 0, c->n_active * c->n_rows * c->d * sizeof *c->gradient);
         for (size_t i = 0, n; i < c->n_active && !st; i += n) {
-            n = sp_scorer_fit(c->items + i, c->n_active - i);
+            n = sp_scorer_fit(c->items + i, sp_smaller(c->n_active - i, MAX_PASS_SAMPLES));
             st = step_pass(&loss, c, i, n);
         }
         report_progress(c, hooks, step, loss / (double)c->n_active);
@@ -268,7 +326,7 @@ static sp_status verify(size_t *n, const crammer *c, sample *s, size_t index)
 /* Bits of the sample's first n tokens behind BOS, with nothing of ours in front. */
 static sp_status count_bits(double *bits, const crammer *c, const sample *s, size_t n)
 {
-    const sp_item item = {&c->bos, s->text.tokens, 1, n, 0};
+    const sp_item item = {.context = &c->bos, .answer = s->text.tokens, .n_context = 1, .n_answer = n};
     const double *nll;
     *bits = 0;
     if (n == 0) return SP_OK;
@@ -309,16 +367,19 @@ sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *te
                       const sp_hooks *hooks)
 {
     crammer c;
+    const sp_compute compute = sp_model_compute(model);
     *out = (sp_cram_report){0};
     sp_status st = init_crammer(&c, model, texts, options);
     if (!st && c.options.export_dir) st = sp_make_directory(c.options.export_dir);
     if (!st) st = learn(&c, hooks);
     const bool stopped = st == SP_ERR_STOPPED;
+    sp_model_set_compute(model, SP_COMPUTE_F32);
     if (!st || stopped) {
         const sp_status reported = report_samples(out, &c);
         if (reported) st = reported;
     }
     if (st && !(stopped && st == SP_ERR_STOPPED)) sp_cram_report_clear(out);
+    sp_model_set_compute(model, compute);
     free_crammer(&c);
     return st;
 }

@@ -447,6 +447,11 @@ sp_compute sp_model_compute(const sp_model *m)
     return m->compute;
 }
 
+void sp_model_set_compute(sp_model *m, sp_compute compute)
+{
+    m->compute = compute;
+}
+
 int sp_model_n_threads(const sp_model *m)
 {
     return m->n_threads;

@@ -13,7 +13,8 @@ typedef struct sp_fingerprint {
 
 sp_fingerprint sp_model_fingerprint(const sp_model *model); /* reads the whole embedding matrix: some ms */
 
-sp_compute sp_model_compute(const sp_model *model); /* F32 or BF16 */
+sp_compute sp_model_compute(const sp_model *model);             /* F32 or BF16 */
+void sp_model_set_compute(sp_model *model, sp_compute compute); /* of the passes that follow; F32 or BF16 */
 
 int sp_model_n_threads(const sp_model *model); /* what it was loaded with, the machine's where that was 0 */
 

@@ -79,7 +79,7 @@ void sp_encoded_data_clear(sp_encoded_data *data)
 
 sp_item sp_item_of(const sp_encoded_row *row, size_t candidate)
 {
-    return (sp_item){row->context, row->candidates[candidate], row->n_context, row->n_candidate[candidate], 0};
+    return (sp_item){row->context, row->candidates[candidate], row->n_context, row->n_candidate[candidate], 0, NULL};
 }
 
 sp_item sp_encoded_item(const sp_encoded_data *data, size_t index, size_t candidate)

@@ -66,7 +66,7 @@ static sp_status items_of_examples(sp_item **out, const sp_example *examples, si
                            i + 1, e->n_answer, e->n_tokens);
         }
         size_t n_context = e->n_tokens - e->n_answer;
-        items[i] = (sp_item){e->tokens, e->tokens + n_context, n_context, e->n_answer, e->task_id};
+        items[i] = (sp_item){e->tokens, e->tokens + n_context, n_context, e->n_answer, e->task_id, NULL};
     }
     return SP_OK;
 }

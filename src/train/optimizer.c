@@ -27,6 +27,7 @@ typedef struct part {                   /* one matrix */
 struct sp_optimizer_state {
     sp_optimizer kind;
     double weight_decay;
+    double beta1, beta2; /* AdamW */
     size_t n_parts;
     part *parts; /* (n_parts) */
 };
@@ -58,7 +59,7 @@ sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, const
         return sp_fail(SP_ERR_ARGUMENT, "optimizer %d is not known; use SP_ADAMW or SP_ADAFACTOR", (int)kind);
     sp_optimizer_state *o = calloc(1, sizeof *o);
     if (!o) return sp_fail_no_memory(sizeof *o);
-    *o = (sp_optimizer_state){.kind = kind, .weight_decay = weight_decay};
+    *o = (sp_optimizer_state){.kind = kind, .weight_decay = weight_decay, .beta1 = BETA1, .beta2 = BETA2};
     o->parts = calloc(n, sizeof *o->parts);
     sp_status st = o->parts ? SP_OK : sp_fail_no_memory(n * sizeof *o->parts);
     for (; !st && o->n_parts < n; o->n_parts++) {
@@ -84,14 +85,21 @@ void sp_optimizer_free(sp_optimizer_state *optimizer)
     free(optimizer);
 }
 
-/* m = mean of g, v = mean of g^2, both pulled towards zero by their start; w -= rate * (m / c1) / (sqrt(v / c2) + eps). */
-static void adamw_step(part *o, float *w, const float *gradient, double rate, double keep, uint64_t step)
+void sp_optimizer_set_betas(sp_optimizer_state *optimizer, double beta1, double beta2)
 {
-    const double c1 = 1 - pow(BETA1, (double)step), c2 = 1 - pow(BETA2, (double)step);
+    optimizer->beta1 = beta1;
+    optimizer->beta2 = beta2;
+}
+
+/* m = mean of g, v = mean of g^2, both pulled towards zero by their start; w -= rate * (m / c1) / (sqrt(v / c2) + eps). */
+static void adamw_step(const sp_optimizer_state *state, part *o, float *w, const float *gradient, double rate, double keep,
+                       uint64_t step)
+{
+    const double beta1 = state->beta1, beta2 = state->beta2, c1 = 1 - pow(beta1, (double)step), c2 = 1 - pow(beta2, (double)step);
     const size_t n = o->n_rows * o->n_columns;
 #pragma omp parallel for schedule(static) if (n >= PARALLEL_FROM)
     for (size_t i = 0; i < n; i++) {
-        double g = gradient[i], m = BETA1 * o->first[i] + (1 - BETA1) * g, v = BETA2 * o->second[i] + (1 - BETA2) * g * g;
+        double g = gradient[i], m = beta1 * o->first[i] + (1 - beta1) * g, v = beta2 * o->second[i] + (1 - beta2) * g * g;
         o->first[i] = (float)m;
         o->second[i] = (float)v;
         w[i] = (float)(keep * w[i] - rate * (m / c1) / (sqrt(v / c2) + ADAM_EPS));
@@ -141,7 +149,10 @@ void sp_optimizer_step(sp_optimizer_state *optimizer, float *weights, const floa
         part *p = &optimizer->parts[i];
         at += p->n_frozen * p->n_columns;
         if (p->n_rows == 0) continue;
-        (optimizer->kind == SP_ADAMW ? adamw_step : adafactor_step)(p, weights + at, gradient + at, learning_rate, keep, step);
+        if (optimizer->kind == SP_ADAMW)
+            adamw_step(optimizer, p, weights + at, gradient + at, learning_rate, keep, step);
+        else
+            adafactor_step(p, weights + at, gradient + at, learning_rate, keep, step);
         at += p->n_rows * p->n_columns;
     }
 }

@@ -22,9 +22,12 @@ sp_status sp_optimizer_create(sp_optimizer_state **out, sp_optimizer kind, const
                               double weight_decay);
 void sp_optimizer_free(sp_optimizer_state *optimizer);
 
+/* Of ADAMW, before the first step: how much of each moment is kept from step to step, both in [0, 1). */
+void sp_optimizer_set_betas(sp_optimizer_state *optimizer, double beta1, double beta2);
+
 /* One step down `gradient`; both arrays hold all matrices, they must not overlap. `step` counts from 1: it is all that
  * the bias corrections need, so it is the caller's and no part of the state.
- *   SP_ADAMW      Loshchilov & Hutter, arXiv 1711.05101: beta 0.9 and 0.999, eps 1e-8, as torch.optim.AdamW
+ *   SP_ADAMW      Loshchilov & Hutter, arXiv 1711.05101: beta 0.9 and 0.999 unless set, eps 1e-8, as torch.optim.AdamW
  *   SP_ADAFACTOR  Shazeer & Stern, arXiv 1804.04235: factored second moment, no first one, decay 1 - step^-0.8, update clipped
  *                 to a root mean square of 1; as transformers' Adafactor with relative_step and scale_parameter off, so that
  *                 learning_rate means what it says (torch.optim.Adafactor would scale it by the matrix's own size)

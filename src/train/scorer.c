@@ -289,10 +289,11 @@ static void list_predictions(sp_scorer *s, size_t *const *rows, double scale)
     prediction *next = s->predictions;
     for (size_t i = 0; i < s->n_items; i++) {
         const sp_item *item = &s->items[i];
-        const double weight = s->roots[item->root].targets ? scale : scale / (double)item->n_answer;
+        const double plain = s->roots[item->root].targets ? scale : scale / (double)item->n_answer;
         for (size_t k = 0; k < item->n_answer; k++, next++) {
             size_t position = item->n_context + k; /* in the sequence; the row before predicts it */
             size_t row = position ? rows[i][position - 1] : last_row_of_root(s, item->root);
+            const double weight = item->weights ? scale * (double)item->weights[k] : plain;
             *next = (prediction){row, (size_t)(next - s->predictions), item->answer[k], (float)weight};
         }
     }

@@ -19,6 +19,7 @@ typedef struct sp_item {
     const int32_t *context, *answer; /* borrowed for the call */
     size_t n_context, n_answer;      /* n_answer >= 1; n_context 0 only behind a prompt of embeddings */
     size_t root;                     /* which of the roots it stands behind: its task */
+    const float *weights;            /* (n_answer) of its tokens' losses in a gradient; NULL: 1 / n_answer each */
 } sp_item;
 
 /* What items stand behind: the rows of a prompt, one way or the other, or (neither, n 0) nothing. */

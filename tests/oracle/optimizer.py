@@ -21,14 +21,14 @@ def numbers(tensor):
     return [float(x) for x in tensor.flatten().tolist()]
 
 
-def trajectory(kind, weight_decay, rows, columns, scale, seed):
+def trajectory(kind, weight_decay, rows, columns, scale, seed, betas=(0.9, 0.999)):
     generator = torch.Generator().manual_seed(seed)
     start = torch.randn(rows, columns, generator=generator)
     gradients = [torch.randn(rows, columns, generator=generator) * scale * (1 + step % 7) for step in range(STEPS)]
     gradients[4] = torch.zeros(rows, columns)
     weight = torch.nn.Parameter(start.double())
     if kind == "adamw":
-        optimizer = torch.optim.AdamW([weight], lr=1.0, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW([weight], lr=1.0, weight_decay=weight_decay, betas=betas)
     else:
         optimizer = optimization.Adafactor([weight], lr=1.0, relative_step=False, scale_parameter=False, weight_decay=weight_decay)
     rates, kept = [], []
@@ -39,7 +39,7 @@ def trajectory(kind, weight_decay, rows, columns, scale, seed):
         optimizer.step()
         if step in KEPT:
             kept.append({"step": step, "matrix": numbers(weight.detach())})
-    return {"kind": kind, "weight_decay": weight_decay, "rows": rows, "columns": columns, "rates": rates,
+    return {"kind": kind, "weight_decay": weight_decay, "beta1": betas[0], "beta2": betas[1], "rows": rows, "columns": columns, "rates": rates,
             "start": numbers(start), "gradients": [numbers(g) for g in gradients], "kept": kept}
 
 
@@ -66,6 +66,7 @@ def main():
              for seed, (kind, decay, rows, columns, scale) in enumerate([
                  ("adamw", 0.0, 3, 5, 1.0), ("adamw", 0.1, 1, 7, 1e-4), ("adafactor", 0.0, 3, 5, 1.0),
                  ("adafactor", 0.1, 4, 6, 1e-4), ("adafactor", 0.0, 1, 9, 10.0)])]
+    cases.append(trajectory("adamw", 0.0, 2, 6, 1.0, len(cases), betas=(0.8, 0.99)))
     result = {
         "made_with": {"torch": torch.__version__, "transformers": transformers.__version__},
         "trajectories": cases,
