@@ -1,6 +1,6 @@
 # A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
 # Benchmarks print JSON lines on stdout, so make adds nothing to them.
-.PHONY: all setup demo check lint bench bench-training bench-inference format install clean
+.PHONY: all setup demo check check-deep lint bench bench-training bench-inference format install clean
 
 all: setup
 	cmake --preset release
@@ -11,6 +11,10 @@ setup:
 
 demo check lint:
 	scripts/$@
+
+# A million random trials of the certificate of attention in almost linear time, in as many parts as there are processors.
+check-deep: all
+	seq $$(nproc) | xargs -P $$(nproc) -I{} build/tests/fast_trials $$(( (1000000 + $$(nproc) - 1) / $$(nproc) )) {}
 
 bench:
 	@scripts/bench

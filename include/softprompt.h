@@ -652,6 +652,60 @@ SP_API sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_
 /* What was found so far. FORMAT: no text was given yet. */
 SP_API sp_status sp_audit_get_report(const sp_audit_report **out, sp_audit *audit);
 
+/* ---- attention in almost linear time --------------------------------------------------------------------------- */
+
+/* softmax(scale q k^T) v through a polynomial of the scores, in time proportional to n_queries + n_keys, with a bound on what it is
+ * off; docs/fast-attention.md.
+ *
+ *     sp_fast *fast;  sp_certificate certificate;
+ *     if (sp_fast_create(&fast, NULL)) die(sp_message());
+ *     sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = n, .n_keys = n, .d = 8, .d_v = 8};
+ *     if (sp_fast_attention(out, &certificate, fast, &head)) die(sp_message());
+ *     printf("within %g\n", certificate.polynomial_bound + certificate.rounding_bound); */
+typedef struct sp_fast sp_fast;
+
+typedef struct sp_fast_options {
+    double epsilon;     /* largest relative error of a weight, below 1; 0: 1e-3 */
+    size_t degree;      /* of the polynomial, at most 16; 0: for each head the one that costs least */
+    size_t max_degree;  /* of those to choose from; 0: 8 */
+    double range;       /* scores that the polynomial must serve, beyond which queries are exact; 0: as far as epsilon allows */
+    uint64_t max_bytes; /* that a call may take besides its arguments; 0: half of the machine's memory */
+} sp_fast_options;
+
+/* `options` may be NULL. ARGUMENT: an epsilon or degree out of range. UNSUPPORTED: no degree up to max_degree (or not `degree`)
+ * keeps epsilon on `range`; the message says which range and which epsilon it could. */
+SP_API sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options);
+SP_API void sp_fast_free(sp_fast *fast);
+
+typedef struct sp_attention_head { /* one head's arrays; of many heads, one call each, the strides stepping over the others */
+    const float *q, *k, *v;        /* (n_queries, d), (n_keys, d), (n_keys, d_v) */
+    size_t n_queries, n_keys, d, d_v;
+    size_t ldq, ldk, ldv, ldo; /* floats from row to row; 0: rows are dense. ldo: of the output */
+    float scale;               /* of scores; 0: 1 / sqrt(d) */
+} sp_attention_head;
+
+/* What is known of an output. It differs from the exact one, of the same f32 inputs, by at most polynomial_bound + rounding_bound
+ * in every coordinate of every query but the n_exact ones, which were computed exactly up to f32's rounding. */
+typedef struct sp_certificate {
+    size_t n_queries, n_keys;
+    size_t n_exact;          /* queries whose scores might leave the range */
+    size_t degree;           /* of the polynomial; 0: all queries are exact */
+    size_t n_features;       /* C(d + degree, degree) */
+    double range;            /* |scores|, keys centred, of the other queries are at most this (Cauchy-Schwarz) */
+    double max_range;        /* of all queries */
+    double epsilon;          /* certified relative error of the weights */
+    double polynomial_bound; /* (largest range of a value coordinate) * tanh(artanh(epsilon) / 2) */
+    double rounding_bound;   /* of f32's rounding, the worst case */
+} sp_certificate;
+
+/* out (n_queries, d_v) written. `certificate` may be NULL. Runs on the caller's thread; a handle serves one thread at a time.
+ * ARGUMENT: no keys, a dimension of 0, numbers that are not finite, scores beyond f32: by name. MEMORY: more than max_bytes would
+ * be needed; the message says how much, or which degree would do. */
+SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head);
+
+/* The same by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */
+SP_API sp_status sp_exact_attention(float *out, sp_fast *fast, const sp_attention_head *head);
+
 /* ---- labs: the theorems, run ------------------------------------------------------------------------------------ */
 
 /* How a frozen transformer is built that a prompt turns into any Lipschitz function [0,1]^{len x d} -> [0,1]^{len x d};

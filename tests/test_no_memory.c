@@ -1,7 +1,7 @@
-/* test_no_memory.c: every allocation of the file readers and writers, of models and of sessions fails in turn: the call must return
- * SP_ERR_MEMORY, give back what it had (the sanitizer build sees leaks), leave whole files and a session that can go on, and
- * succeed once nothing fails. jansson's own allocations fail
- * as well where it writes; not where it parses, which it does not survive (format/json.c). */
+/* test_no_memory.c: every allocation of the file readers and writers, of models, attention and sessions fails in turn: the call
+ * must return SP_ERR_MEMORY, give back what it had (the sanitizer build sees leaks), leave whole files and a session that can go
+ * on, and succeed once nothing fails. jansson's own allocations fail as well where it writes; not where it parses, which it does
+ * not survive (format/json.c). */
 #define _GNU_SOURCE
 #include <setjmp.h>
 #include <stdarg.h>
@@ -493,6 +493,31 @@ static void lab_runs(void **state)
     remove_directory(dir);
 }
 
+/* Enough keys that each large array is a block of its own; some queries are out of the polynomial's range. */
+static sp_status attend(const char *unused)
+{
+    enum { N_KEYS = 40000, N_QUERIES = 40, D = 4 };
+    static float keys[N_KEYS * D], out[N_QUERIES * D];
+    for (size_t i = 0; i < ARRAY_LEN(keys); i++) keys[i] = (float)(i % 101) / 101 + (i < D ? 9 : 0);
+    const sp_attention_head head = {
+        .q = keys, .k = keys, .v = keys, .n_queries = N_QUERIES, .n_keys = N_KEYS, .d = D, .d_v = D, .scale = .03f};
+    sp_certificate certificate;
+    sp_fast *fast;
+    (void)unused;
+    sp_status st = sp_fast_create(&fast, &(sp_fast_options){.degree = 8});
+    if (!st) st = sp_fast_attention(out, &certificate, fast, &head);
+    if (!st) assert_true(certificate.n_exact > 0 && certificate.n_exact < N_QUERIES);
+    sp_fast_free(fast);
+    return st;
+}
+
+static void fast_attention(void **state)
+{
+    enum { LARGE_BLOCKS = 3 };
+    (void)state;
+    fail_each_but(LARGE_BLOCKS, attend, "attention", 4);
+}
+
 /* An append that failed appended nothing, and the next one gives the logits of a session that never failed. The append comes behind
  * a text that was cut, which makes an ensemble move rows first. */
 static void check_session(sp_model *model, const sp_prompt *const *prompts, size_t n_prompts)
@@ -541,7 +566,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gguf_files),     cmocka_unit_test(safetensors_files), cmocka_unit_test(adapter_directories),
         cmocka_unit_test(hf_directories), cmocka_unit_test(tokenizers),        cmocka_unit_test(models),
-        cmocka_unit_test(audits),         cmocka_unit_test(lab_runs),          cmocka_unit_test(sessions_go_on),
+        cmocka_unit_test(audits),         cmocka_unit_test(lab_runs),          cmocka_unit_test(fast_attention),
+        cmocka_unit_test(sessions_go_on),
     };
     json_set_alloc_funcs(jansson_malloc, free);
     return cmocka_run_group_tests(tests, NULL, NULL);

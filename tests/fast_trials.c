@@ -1,0 +1,175 @@
+/* fast_trials.c: does the certificate of sp_fast_attention hold? Random trials against attention in double: shapes, ranges,
+ * degrees, epsilons, scales, offsets, keys on a line at the scores where the polynomial errs most among them; values are random, or
+ * the worst for one query: the sign of the difference of its two weightings. Exits with 1 at the first output outside, with the
+ * trial's number.
+ *
+ *     fast_trials [N [SEED]]     3 000 trials by default; make check-deep runs 10^6 */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/rng.h"
+#include "fast/frame.h"
+#include "fast/remez.h"
+#include "softprompt.h"
+
+enum { MAX_KEYS = 700, MAX_QUERIES = 40, MAX_D = 8, MAX_D_V = 3, N_EPSILONS = 4, MAX_DEGREE = 10, CHECKED = 6 };
+static const double epsilons[N_EPSILONS] = {3e-2, 1e-3, 5e-4, 1e-5};
+
+static sp_fast *handles[N_EPSILONS][MAX_DEGREE + 1];
+static double ranges[N_EPSILONS][MAX_DEGREE + 1];
+
+typedef struct trial {
+    float q[MAX_QUERIES * MAX_D], k[MAX_KEYS * MAX_D], v[MAX_KEYS * MAX_D_V], out[MAX_QUERIES * MAX_D_V];
+    sp_attention_head head;
+    size_t epsilon, degree;
+} trial;
+
+static void die(const char *what)
+{
+    fprintf(stderr, "fast_trials: %s\n", what);
+    exit(1);
+}
+
+static double uniform(sp_rng *rng, double low, double high)
+{
+    return low + (high - low) * sp_rng_uniform(rng);
+}
+
+static sp_fast *handle(size_t epsilon, size_t degree)
+{
+    sp_fast **fast = &handles[epsilon][degree];
+    if (*fast) return *fast;
+    if (sp_fast_create(fast, &(sp_fast_options){.epsilon = epsilons[epsilon], .degree = degree})) die(sp_message());
+    ranges[epsilon][degree] = sp_exp_polynomial_range(degree, epsilons[epsilon]);
+    return *fast;
+}
+
+/* Directions and lengths of vectors: spread, on a sphere, on a line, or all alike. */
+static void draw_vectors(float *x, size_t n, size_t d, sp_rng *rng)
+{
+    double line[MAX_D];
+    size_t kind = sp_rng_below(rng, 4);
+    for (size_t i = 0; i < d; i++) line[i] = sp_rng_normal(rng);
+    for (size_t r = 0; r < n; r++) {
+        double row[MAX_D], squares = 1e-30, along = sp_rng_below(rng, 2) ? uniform(rng, -1, 1) : sp_rng_below(rng, 2) ? 1 : -1;
+        for (size_t i = 0; i < d; i++) {
+            row[i] = kind >= 2 ? along * line[i] : sp_rng_normal(rng);
+            squares += row[i] * row[i];
+        }
+        for (size_t i = 0; i < d; i++) x[r * d + i] = (float)(kind == 1 ? row[i] / sqrt(squares) : row[i]);
+    }
+}
+
+static double largest_norm(const float *x, size_t n, size_t d)
+{
+    double largest = 0;
+    for (size_t r = 0; r < n; r++) {
+        double squares = 0;
+        for (size_t i = 0; i < d; i++) squares += (double)x[r * d + i] * (double)x[r * d + i];
+        largest = fmax(largest, squares);
+    }
+    return sqrt(largest);
+}
+
+static void draw(trial *t, sp_rng *rng)
+{
+    static const double reaches[] = {.3, .9, .9999, 1.5};
+    sp_attention_head *h = &t->head;
+    t->epsilon = sp_rng_below(rng, N_EPSILONS);
+    t->degree = 1 + sp_rng_below(rng, MAX_DEGREE);
+    *h = (sp_attention_head){
+        .q = t->q, .k = t->k, .v = t->v, .d = 1 + sp_rng_below(rng, MAX_D), .d_v = 1 + sp_rng_below(rng, MAX_D_V)};
+    while (sp_monomials_count(h->d, t->degree) > 600) t->degree--;
+    h->n_queries = 1 + sp_rng_below(rng, MAX_QUERIES);
+    h->n_keys = 1 + sp_rng_below(rng, sp_rng_below(rng, 4) ? 60 : MAX_KEYS);
+    draw_vectors(t->q, h->n_queries, h->d, rng);
+    draw_vectors(t->k, h->n_keys, h->d, rng);
+    if (sp_rng_below(rng, 3) == 0) /* all queries along the first key: scores at both ends where keys lie on a line */
+        for (size_t i = 0; i < h->n_queries * h->d; i++) t->q[i] = t->k[i % h->d];
+    double reach = reaches[sp_rng_below(rng, 4)], offset = sp_rng_below(rng, 2) ? uniform(rng, -30, 30) : 0;
+    double size = largest_norm(t->q, h->n_queries, h->d) * largest_norm(t->k, h->n_keys, h->d);
+    handle(t->epsilon, t->degree);
+    h->scale = (float)(reach * ranges[t->epsilon][t->degree] / (size + 1e-30));
+    for (size_t i = 0; i < h->n_keys * h->d; i++) t->k[i] += (float)offset;
+    double spread = exp(uniform(rng, -20, 20)), middle = uniform(rng, -3, 3) * spread;
+    for (size_t i = 0; i < h->n_keys * h->d_v; i++) t->v[i] = (float)(middle + spread * uniform(rng, -1, 1));
+}
+
+/* Weights of a query: the softmax's, and those of the polynomial in the coordinates that the call takes. */
+static void weigh(double *exact, double *ours, const trial *t, const sp_frame *frame, const sp_exp_polynomial *p, size_t query)
+{
+    const sp_attention_head *h = &t->head;
+    double sums[2] = {0};
+    for (size_t j = 0; j < h->n_keys; j++) {
+        double s = 0;
+        for (size_t i = 0; i < h->d; i++)
+            s += (double)h->scale * (double)h->q[query * h->d + i] * ((double)h->k[j * h->d + i] - (double)frame->centre[i]);
+        exact[j] = exp(s), ours[j] = 0;
+        for (size_t g = p->degree + 1; g-- > 0;) ours[j] = ours[j] * s + p->c[g];
+        sums[0] += exact[j], sums[1] += ours[j];
+    }
+    for (size_t j = 0; j < h->n_keys; j++) exact[j] /= sums[0], ours[j] /= sums[1];
+}
+
+/* How much of its bound a trial uses; dies where it is more than all of it. */
+static double run(trial *t, size_t number, sp_rng *rng, sp_arena *arena)
+{
+    static double exact[MAX_KEYS], ours[MAX_KEYS];
+    const sp_attention_head *h = &t->head;
+    sp_fast *fast = handle(t->epsilon, t->degree);
+    sp_exp_polynomial p;
+    sp_frame frame;
+    sp_certificate certificate;
+    sp_exp_polynomial_fit(&p, t->degree, ranges[t->epsilon][t->degree]);
+    sp_attention_head dense = *h;
+    dense.ldk = h->d, dense.ldv = h->d_v;
+    if (sp_frame_measure(&frame, &dense, sp_fast_kernels_select(), arena)) die(sp_message());
+    if (sp_rng_below(rng, 4)) { /* the worst values for the first query, in the first column */
+        weigh(exact, ours, t, &frame, &p, 0);
+        float high = t->v[0], low = t->v[h->n_keys > 1 ? h->d_v : 0];
+        for (size_t j = 0; j < h->n_keys; j++) t->v[j * h->d_v] = ours[j] > exact[j] ? high : low;
+    }
+    sp_arena_reset(arena, (sp_arena_mark){0});
+    if (sp_fast_attention(t->out, &certificate, fast, h)) die(sp_message());
+    double bound = certificate.polynomial_bound + certificate.rounding_bound, used = 0;
+    for (size_t c = 0; c < CHECKED; c++) {
+        size_t i = c ? sp_rng_below(rng, h->n_queries) : 0;
+        double norm = largest_norm(t->q + i * h->d, 1, h->d) * frame.radius * fabs((double)h->scale);
+        if (norm >= ranges[t->epsilon][t->degree] * (1 - 1e-6)) continue; /* exact, which no certificate speaks of */
+        weigh(exact, ours, t, &frame, &p, i);
+        for (size_t o = 0; o < h->d_v; o++) {
+            double want = 0;
+            for (size_t j = 0; j < h->n_keys; j++) want += exact[j] * (double)t->v[j * h->d_v + o];
+            double difference = fabs(want - (double)t->out[i * h->d_v + o]);
+            if (!(difference <= bound)) {
+                printf("trial %zu: degree %zu, epsilon %g, %zu keys of %zu, query %zu: %.9g off, certified %.9g + %.9g\n", number,
+                       t->degree, epsilons[t->epsilon], h->n_keys, h->d, i, difference, certificate.polynomial_bound,
+                       certificate.rounding_bound);
+                exit(1);
+            }
+            used = fmax(used, difference / (bound + 1e-300));
+        }
+    }
+    return used;
+}
+
+int main(int argc, char **argv)
+{
+    size_t n = argc > 1 ? (size_t)strtoull(argv[1], NULL, 10) : 3000;
+    uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 10) : 1;
+    static trial t;
+    sp_arena *arena;
+    double most = 0;
+    if (sp_arena_create(&arena)) die(sp_message());
+    for (size_t i = 0; i < n; i++) {
+        sp_rng rng = sp_rng_seed(seed, i);
+        draw(&t, &rng);
+        most = fmax(most, run(&t, i, &rng, arena));
+    }
+    printf("fast_trials: %zu certificates held; the closest used %.3f of its bound\n", n, most);
+    for (size_t e = 0; e < N_EPSILONS; e++)
+        for (size_t g = 0; g <= MAX_DEGREE; g++) sp_fast_free(handles[e][g]);
+    sp_arena_free(arena);
+    return 0;
+}
