@@ -25,10 +25,14 @@ static size_t n_until_failure = SIZE_MAX; /* allocations that still succeed; exa
 
 static bool jansson_can_fail;
 
+/* Threads allocate side by side: one of them alone takes the last one. */
 static bool fails_now(void)
 {
-    if (n_until_failure == SIZE_MAX) return false;
-    return n_until_failure-- == 0; /* at 0 it wraps to SIZE_MAX: never again */
+    size_t left = __atomic_load_n(&n_until_failure, __ATOMIC_RELAXED);
+    do {
+        if (left == SIZE_MAX) return false;
+    } while (!__atomic_compare_exchange_n(&n_until_failure, &left, left - 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+    return left == 0; /* from 0 it wraps to SIZE_MAX: never again */
 }
 
 void *__real_malloc(size_t n_bytes);
