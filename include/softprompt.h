@@ -682,6 +682,7 @@ typedef struct sp_attention_head { /* one head's arrays; of many heads, one call
     size_t n_queries, n_keys, d, d_v;
     size_t ldq, ldk, ldv, ldo; /* floats from row to row; 0: rows are dense. ldo: of the output */
     float scale;               /* of scores; 0: 1 / sqrt(d) */
+    bool causal;               /* query i sees keys 0 .. n_keys - n_queries + i: the last query sees all */
 } sp_attention_head;
 
 /* What is known of an output. It differs from the exact one, of the same f32 inputs, by at most polynomial_bound + rounding_bound
@@ -699,8 +700,9 @@ typedef struct sp_certificate {
 } sp_certificate;
 
 /* out (n_queries, d_v) written. `certificate` may be NULL. Runs on the caller's thread; a handle serves one thread at a time.
- * ARGUMENT: no keys, a dimension of 0, numbers that are not finite, scores beyond f32: by name. MEMORY: more than max_bytes would
- * be needed; the message says how much, or which degree would do. */
+ * Causal: blocks of keys that all of a tile's queries see go through the polynomial, the last ones, at most a block, are exact.
+ * ARGUMENT: no keys, a dimension of 0, causal with more queries than keys, numbers that are not finite, scores beyond f32: by name.
+ * MEMORY: more than max_bytes would be needed; the message says how much, or which degree would do. */
 SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head);
 
 /* The same by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */

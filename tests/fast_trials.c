@@ -1,7 +1,7 @@
 /* fast_trials.c: does the certificate of sp_fast_attention hold? Random trials against attention in double: shapes, ranges,
- * degrees, epsilons, scales, offsets, keys on a line at the scores where the polynomial errs most among them; values are random, or
- * the worst for one query: the sign of the difference of its two weightings. Exits with 1 at the first output outside, with the
- * trial's number.
+ * degrees, epsilons, scales, offsets, causal or not, keys on a line at the scores where the polynomial errs most among them; values
+ * are random, or the worst for one query: the sign of the difference of its two weightings. Exits with 1 at the first output
+ * outside, with the trial's number.
  *
  *     fast_trials [N [SEED]]     3 000 trials by default; make check-deep runs 10^6 */
 #include <math.h>
@@ -13,7 +13,7 @@
 #include "fast/remez.h"
 #include "softprompt.h"
 
-enum { MAX_KEYS = 700, MAX_QUERIES = 40, MAX_D = 8, MAX_D_V = 3, N_EPSILONS = 4, MAX_DEGREE = 10, CHECKED = 6 };
+enum { MAX_KEYS = 1400, MAX_QUERIES = 40, MAX_D = 8, MAX_D_V = 3, N_EPSILONS = 4, MAX_DEGREE = 10, CHECKED = 6 };
 static const double epsilons[N_EPSILONS] = {3e-2, 1e-3, 5e-4, 1e-5};
 
 static sp_fast *handles[N_EPSILONS][MAX_DEGREE + 1];
@@ -83,6 +83,7 @@ static void draw(trial *t, sp_rng *rng)
     while (sp_monomials_count(h->d, t->degree) > 600) t->degree--;
     h->n_queries = 1 + sp_rng_below(rng, MAX_QUERIES);
     h->n_keys = 1 + sp_rng_below(rng, sp_rng_below(rng, 4) ? 60 : MAX_KEYS);
+    h->causal = h->n_queries <= h->n_keys && sp_rng_below(rng, 3) == 0;
     draw_vectors(t->q, h->n_queries, h->d, rng);
     draw_vectors(t->k, h->n_keys, h->d, rng);
     if (sp_rng_below(rng, 3) == 0) /* all queries along the first key: scores at both ends where keys lie on a line */
@@ -100,16 +101,18 @@ static void draw(trial *t, sp_rng *rng)
 static void weigh(double *exact, double *ours, const trial *t, const sp_frame *frame, const sp_exp_polynomial *p, size_t query)
 {
     const sp_attention_head *h = &t->head;
+    size_t n_seen = h->causal ? h->n_keys - h->n_queries + query + 1 : h->n_keys;
     double sums[2] = {0};
-    for (size_t j = 0; j < h->n_keys; j++) {
+    for (size_t j = 0; j < h->n_keys; j++) exact[j] = ours[j] = 0;
+    for (size_t j = 0; j < n_seen; j++) {
         double s = 0;
         for (size_t i = 0; i < h->d; i++)
             s += (double)h->scale * (double)h->q[query * h->d + i] * ((double)h->k[j * h->d + i] - (double)frame->centre[i]);
-        exact[j] = exp(s), ours[j] = 0;
+        exact[j] = exp(s);
         for (size_t g = p->degree + 1; g-- > 0;) ours[j] = ours[j] * s + p->c[g];
         sums[0] += exact[j], sums[1] += ours[j];
     }
-    for (size_t j = 0; j < h->n_keys; j++) exact[j] /= sums[0], ours[j] /= sums[1];
+    for (size_t j = 0; j < n_seen; j++) exact[j] /= sums[0], ours[j] /= sums[1];
 }
 
 /* How much of its bound a trial uses; dies where it is more than all of it. */
@@ -136,7 +139,8 @@ static double run(trial *t, size_t number, sp_rng *rng, sp_arena *arena)
     for (size_t c = 0; c < CHECKED; c++) {
         size_t i = c ? sp_rng_below(rng, h->n_queries) : 0;
         double norm = largest_norm(t->q + i * h->d, 1, h->d) * frame.radius * fabs((double)h->scale);
-        if (norm >= ranges[t->epsilon][t->degree] * (1 - 1e-6)) continue; /* exact, which no certificate speaks of */
+        bool is_exact = norm >= ranges[t->epsilon][t->degree] * (1 - 1e-6); /* of which no certificate speaks, */
+        if (is_exact || (h->causal && certificate.n_exact > 0)) continue;   /* nor of causal neighbours */
         weigh(exact, ours, t, &frame, &p, i);
         for (size_t o = 0; o < h->d_v; o++) {
             double want = 0;

@@ -189,14 +189,15 @@ static void attend_f64(double *out, const sp_attention_head *h, size_t query)
 {
     double most = -INFINITY, sum = 0, *scores = malloc(h->n_keys * sizeof *scores);
     size_t ldq = h->ldq ? h->ldq : h->d, ldk = h->ldk ? h->ldk : h->d, ldv = h->ldv ? h->ldv : h->d_v;
+    size_t n_keys = h->causal ? h->n_keys - h->n_queries + query + 1 : h->n_keys;
     double scale = h->scale != 0 ? (double)h->scale : (double)(float)(1 / sqrt((double)h->d));
-    for (size_t j = 0; j < h->n_keys; j++) {
+    for (size_t j = 0; j < n_keys; j++) {
         scores[j] = 0;
         for (size_t i = 0; i < h->d; i++) scores[j] += scale * (double)h->q[query * ldq + i] * (double)h->k[j * ldk + i];
         most = fmax(most, scores[j]);
     }
     for (size_t c = 0; c < h->d_v; c++) out[c] = 0;
-    for (size_t j = 0; j < h->n_keys; j++) {
+    for (size_t j = 0; j < n_keys; j++) {
         double weight = exp(scores[j] - most);
         sum += weight;
         for (size_t c = 0; c < h->d_v; c++) out[c] += weight * (double)h->v[j * ldv + c];
@@ -257,6 +258,35 @@ static void outputs_are_certified(void **state)
     }
 }
 
+/* Causal, from a single query to many blocks, keys before the first query or none; some queries far out. */
+static void causal_outputs_are_certified(void **state)
+{
+    (void)state;
+    static const size_t shapes[][2] = {{1, 1}, {5, 5}, {33, 33}, {700, 700}, {1100, 1300}, {40, 1024}, {1, 600}, {513, 2000}};
+    enum { D = 4 };
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int far = 0; far <= 1; far++) {
+            sp_fast *fast = create((sp_fast_options){.degree = 4});
+            size_t n_q = shapes[s][0], n_k = shapes[s][1];
+            float *q = floats(n_q * D, 1, 1), *k = floats(n_k * D, 2, 1), *v = floats(n_k * D, 3, 1), *out = floats(n_q * D, 4, 9);
+            for (size_t i = 0; i < n_k * D; i++) v[i] = v[i] * .1f + (k[i] > 0 ? .8f : -.8f); /* values that follow the keys */
+            for (size_t i = 0; i < n_q * D && far; i++) q[i] *= i / D % 300 == 150 ? 100 : 1;
+            sp_attention_head head = {
+                .q = q, .k = k, .v = v, .n_queries = n_q, .n_keys = n_k, .d = D, .d_v = D, .scale = .25f, .causal = true};
+            sp_certificate certificate;
+            assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+            if (!far) assert_int_equal(certificate.n_exact, 0);
+            if (far && n_q > 150) assert_true(certificate.n_exact >= (n_q + 149) / 300 && certificate.n_exact < n_q);
+            double found = largest_difference(out, &head), bound = certificate.polynomial_bound + certificate.rounding_bound;
+            if (!(found <= bound)) fail_msg("%zu queries, %zu keys: %g off, certified %g", n_q, n_k, found, bound);
+            assert_true(certificate.rounding_bound < 6e-4);
+            assert_int_equal(sp_exact_attention(out, fast, &head), SP_OK);
+            assert_near(largest_difference(out, &head), 0, 2e-5);
+            free(q), free(k), free(v), free(out);
+            sp_fast_free(fast);
+        }
+}
+
 /* Rows of several heads, one behind the other, with room between them that nobody touches. */
 static void heads_stand_side_by_side(void **state)
 {
@@ -267,7 +297,7 @@ static void heads_stand_side_by_side(void **state)
           *out = floats((size_t)N * LD, 4, 1);
     float *before = floats((size_t)N * LD, 4, 1);
     for (size_t h = 0; h < HEADS; h++) {
-        sp_attention_head head = {q + h * D, k + h * D, v + h * D, N, N, D, D, LD, LD, LD, LD, .2f};
+        sp_attention_head head = {q + h * D, k + h * D, v + h * D, N, N, D, D, LD, LD, LD, LD, .2f, false};
         sp_certificate certificate;
         assert_int_equal(sp_fast_attention(out + h * D, &certificate, fast, &head), SP_OK);
         assert_true(largest_difference(out + h * D, &head) <= certificate.polynomial_bound + certificate.rounding_bound);
@@ -454,6 +484,8 @@ static void bad_input_is_refused(void **state)
     refused(sp_fast_attention(out, NULL, fast, &head), SP_ERR_ARGUMENT, "coordinates");
     head = good, head.ldk = 2;
     refused(sp_fast_attention(out, NULL, fast, &head), SP_ERR_ARGUMENT, "2 apart");
+    head = good, head.causal = true, head.n_keys--;
+    refused(sp_fast_attention(out, NULL, fast, &head), SP_ERR_ARGUMENT, "causal attention of 50 queries over 49 keys");
     head = good, head.scale = INFINITY;
     refused(sp_fast_attention(out, NULL, fast, &head), SP_ERR_ARGUMENT, "scale");
     head = good, head.scale = 1e38f;
@@ -473,9 +505,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(multinomials_expand_powers),   cmocka_unit_test(polynomial_kernels_match),
         cmocka_unit_test(exact_kernel_matches),         cmocka_unit_test(outputs_are_certified),
-        cmocka_unit_test(heads_stand_side_by_side),     cmocka_unit_test(far_queries_are_exact),
-        cmocka_unit_test(worst_values_reach_the_bound), cmocka_unit_test(degrees_are_chosen_by_cost),
-        cmocka_unit_test(bad_options_are_refused),      cmocka_unit_test(bad_input_is_refused),
+        cmocka_unit_test(causal_outputs_are_certified), cmocka_unit_test(heads_stand_side_by_side),
+        cmocka_unit_test(far_queries_are_exact),        cmocka_unit_test(worst_values_reach_the_bound),
+        cmocka_unit_test(degrees_are_chosen_by_cost),   cmocka_unit_test(bad_options_are_refused),
+        cmocka_unit_test(bad_input_is_refused),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);

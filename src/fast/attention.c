@@ -20,7 +20,7 @@
 #include "fast/remez.h"
 #include "softprompt.h"
 
-enum { DEFAULT_MAX_DEGREE = 8, NO_DEGREE = 0 };
+enum { DEFAULT_MAX_DEGREE = 8, NO_DEGREE = 0, MAX_TILE = 32 };
 static const double DEFAULT_EPSILON = 1e-3;
 
 #define UNIT_ROUNDOFF 0x1p-24 /* of f32 */
@@ -121,12 +121,15 @@ typedef struct fast_call {
     double *bounds; /* (n_queries) of |scores| */
     size_t degree;  /* NO_DEGREE: all is exact */
     size_t n_features;
+    uint8_t *levels; /* (n_features) */
+    double *multinomials;
     float *state; /* (groups, n_features * columns rounded up to vectors) */
     float *rows_k, *rows_v;
     size_t n_rows; /* keys of the exact kernel; 0: not packed */
     float *tile, *sums, *max, *weights;
-    double least_normaliser;
-    double range; /* the largest bound of a query that the polynomial answers */
+    size_t n_served;          /* queries that the polynomial answers */
+    double least_mean_weight; /* over these: normaliser / number of keys */
+    double range;             /* the largest bound of a query that the polynomial answers */
 } fast_call;
 
 static sp_status complete_head(sp_attention_head *h)
@@ -135,6 +138,9 @@ static sp_status complete_head(sp_attention_head *h)
     if (h->d == 0 || h->d_v == 0)
         return sp_fail(SP_ERR_ARGUMENT, "keys of %zu coordinates and values of %zu; both must have some", h->d, h->d_v);
     if (h->scale == 0) h->scale = (float)(1 / sqrt((double)h->d));
+    if (h->causal && h->n_queries > h->n_keys)
+        return sp_fail(SP_ERR_ARGUMENT, "causal attention of %zu queries over %zu keys; each query has a key of its own",
+                       h->n_queries, h->n_keys);
     if (!isfinite(h->scale)) return sp_fail(SP_ERR_ARGUMENT, "scale is %f; it must be finite", (double)h->scale);
     size_t *strides[] = {&h->ldq, &h->ldk, &h->ldv, &h->ldo}, widths[] = {h->d, h->d, h->d_v, h->d_v};
     for (size_t i = 0; i < 4; i++) {
@@ -172,17 +178,24 @@ static bool serves(const sp_exp_polynomial *p, double bound)
     return bound * (1 + 8 * UNIT_ROUNDOFF) <= p->rho;
 }
 
+/* Keys that a query sees on average. */
+static double seen_keys(const fast_call *call)
+{
+    return (double)call->head.n_keys - (call->head.causal ? (double)call->head.n_queries / 2 : 0);
+}
+
 static double cost_exact(const fast_call *call, size_t n_queries)
 {
     size_t all = call->frame.groups * call->frame.columns;
-    return (double)n_queries * (double)call->head.n_keys * ((double)(call->head.d + all) + EXP_COST);
+    return (double)n_queries * seen_keys(call) * ((double)(call->head.d + all) + EXP_COST);
 }
 
 static double cost_degree(const fast_call *call, size_t degree, size_t n_served)
 {
     double products = (double)sp_monomials_count(call->head.d, degree) * (double)(call->frame.groups * call->frame.columns);
+    double block = call->head.causal ? (double)call->fast->kernels->block_keys / 2 : 0; /* exact at a causal query's end */
     return products * (KEY_COST * (double)call->head.n_keys + QUERY_COST * (double)n_served) +
-           cost_exact(call, call->head.n_queries - n_served);
+           cost_exact(call, call->head.n_queries - n_served) + cost_exact(call, n_served) * block / seen_keys(call);
 }
 
 static size_t count_served(const fast_call *call, size_t degree)
@@ -223,61 +236,70 @@ static sp_status choose_degree(fast_call *call)
 /* ---- the polynomial's side ---- */
 
 /* State = moments times coefficient and multinomial. */
-static sp_status make_state(fast_call *call, const double *moments)
+static void make_state(fast_call *call, const double *moments)
 {
     const sp_exp_polynomial *p = &call->fast->polynomials[call->degree];
-    sp_arena *arena = call->fast->arena;
     size_t n = call->n_features, columns = call->frame.columns, size = group_size(call, n);
-    uint8_t *levels = sp_arena_alloc(arena, n, sizeof *levels);
-    double *factors = sp_arena_alloc(arena, n, sizeof *factors);
-    if (!levels || !factors) return SP_ERR_MEMORY;
-    sp_monomials_list(levels, factors, call->head.d, call->degree);
     for (size_t g = 0; g < call->frame.groups; g++)
         for (size_t a = 0; a < n; a++) {
             const double *from = moments + g * size + a * columns;
             float *to = call->state + g * size + a * columns;
-            double factor = factors[a] * p->c[levels[a]];
+            double factor = call->multinomials[a] * p->c[call->levels[a]];
             for (size_t c = 0; c < columns; c++) to[c] = (float)(from[c] * factor);
         }
-    return SP_OK;
 }
 
-static sp_status take_in_keys(fast_call *call)
+/* Moments of the keys that passed so far, and what it takes to pass more of them. */
+typedef struct key_pass {
+    double *moments;
+    float *x, *v, *scratch;
+    size_t n_keys;
+} key_pass;
+
+static sp_status begin_keys(key_pass *pass, fast_call *call)
 {
     const sp_fast_kernels *kernels = call->fast->kernels;
     sp_arena *arena = call->fast->arena;
     const sp_frame *frame = &call->frame;
-    size_t d = call->head.d, size = group_size(call, call->n_features), block = kernels->block_keys;
-    call->state = sp_arena_alloc(arena, frame->groups * size, sizeof(float));
-    sp_arena_mark mark = sp_arena_get_mark(arena);
-    double *moments = sp_arena_alloc(arena, frame->groups * size, sizeof *moments);
-    float *x = sp_arena_alloc(arena, d * sp_key_stride(kernels), sizeof *x);
-    float *v = sp_arena_alloc(arena, frame->groups * frame->columns * block, sizeof *v);
-    float *scratch = sp_arena_alloc(arena, sp_fast_scratch_floats(kernels, d, call->degree), sizeof *scratch);
-    if (!call->state || !moments || !x || !v || !scratch) return SP_ERR_MEMORY;
-    memset(moments, 0, frame->groups * size * sizeof *moments);
-    for (size_t first = 0; first < call->head.n_keys; first += block) {
-        sp_frame_pack_keys(x, v, frame, &call->head, first, sp_smaller(block, call->head.n_keys - first), kernels);
-        for (size_t g = 0; g < frame->groups; g++)
-            kernels->add_keys(moments + g * size, x, v + g * frame->columns * block, d, call->degree, frame->columns, scratch);
-    }
-    sp_status st = make_state(call, moments);
-    sp_arena_reset(arena, mark);
-    return st;
+    size_t size = frame->groups * group_size(call, call->n_features);
+    *pass = (key_pass){.moments = sp_arena_alloc(arena, size, sizeof(double)),
+                       .x = sp_arena_alloc(arena, frame->d * sp_key_stride(kernels), sizeof(float)),
+                       .v = sp_arena_alloc(arena, frame->groups * frame->columns * kernels->block_keys, sizeof(float)),
+                       .scratch = sp_arena_alloc(arena, sp_fast_scratch_floats(kernels, frame->d, call->degree), sizeof(float))};
+    call->state = sp_arena_alloc(arena, size, sizeof(float));
+    call->levels = sp_arena_alloc(arena, call->n_features, sizeof *call->levels);
+    call->multinomials = sp_arena_alloc(arena, call->n_features, sizeof *call->multinomials);
+    if (!pass->moments || !pass->x || !pass->v || !pass->scratch || !call->state || !call->levels || !call->multinomials)
+        return SP_ERR_MEMORY;
+    memset(pass->moments, 0, size * sizeof(double));
+    sp_monomials_list(call->levels, call->multinomials, frame->d, call->degree);
+    return SP_OK;
 }
 
-static void answer_tile(float *out, fast_call *call, const size_t *queries, size_t n)
+/* Keys up to `end` are added; all but the last lot must be whole blocks. */
+static void add_keys_until(key_pass *pass, fast_call *call, size_t end)
 {
     const sp_fast_kernels *kernels = call->fast->kernels;
     const sp_frame *frame = &call->frame;
-    size_t columns = frame->columns, width = kernels->tile_queries;
-    sp_frame_pack_queries(call->tile, frame, &call->head, queries, n, 1, kernels);
-    memset(call->sums, 0, frame->groups * columns * width * sizeof *call->sums);
-    for (size_t g = 0; g < frame->groups; g++)
-        kernels->evaluate(call->sums + g * columns * width, call->tile, call->state + g * group_size(call, call->n_features),
-                          call->head.d, call->degree, columns);
-    double least = sp_frame_unpack(out, call->head.ldo, call->sums, frame, queries, n, kernels);
-    if (!(least >= call->least_normaliser)) call->least_normaliser = least;
+    size_t block = kernels->block_keys, size = group_size(call, call->n_features);
+    if (pass->n_keys == end) return;
+    for (size_t n; pass->n_keys < end; pass->n_keys += n) {
+        n = sp_smaller(block, end - pass->n_keys);
+        sp_frame_pack_keys(pass->x, pass->v, frame, &call->head, pass->n_keys, n, kernels);
+        for (size_t g = 0; g < frame->groups; g++)
+            kernels->add_keys(pass->moments + g * size, pass->x, pass->v + g * frame->columns * block, frame->d, call->degree,
+                              frame->columns, pass->scratch);
+    }
+    make_state(call, pass->moments);
+}
+
+static void evaluate_state(fast_call *call)
+{
+    const sp_fast_kernels *kernels = call->fast->kernels;
+    size_t columns = call->frame.columns;
+    for (size_t g = 0; g < call->frame.groups; g++)
+        kernels->evaluate(call->sums + g * columns * kernels->tile_queries, call->tile,
+                          call->state + g * group_size(call, call->n_features), call->head.d, call->degree, columns);
 }
 
 /* ---- the exact side ---- */
@@ -296,20 +318,122 @@ static sp_status pack_rows(fast_call *call)
     return SP_OK;
 }
 
-static void answer_tile_exactly(float *out, fast_call *call, const size_t *queries, size_t n)
+/* Adds keys first .. end, of which the tile's query u sees those up to `last` + u. */
+static void add_exactly(fast_call *call, float *max, size_t first, size_t end, ptrdiff_t last)
+{
+    const sp_frame *frame = &call->frame;
+    size_t n = sp_smaller((end - first + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS, call->n_rows - first);
+    ptrdiff_t diagonal = last == PTRDIFF_MAX ? last : last - (ptrdiff_t)first;
+    call->fast->kernels->exact(call->sums, max, call->tile, call->rows_k + first * frame->d,
+                               call->rows_v + first * frame->groups * frame->columns, n, frame->d, frame->groups, frame->columns,
+                               diagonal, call->weights);
+}
+
+/* ---- tiles of queries ---- */
+
+static void begin_tile(fast_call *call, const size_t *queries, size_t n, double factor)
+{
+    const sp_fast_kernels *kernels = call->fast->kernels;
+    sp_frame_pack_queries(call->tile, &call->frame, &call->head, queries, n, factor, kernels);
+    memset(call->sums, 0, call->frame.groups * call->frame.columns * kernels->tile_queries * sizeof *call->sums);
+}
+
+static bool is_served(const fast_call *call, size_t query)
+{
+    return call->degree != NO_DEGREE && serves(&call->fast->polynomials[call->degree], call->bounds[query]);
+}
+
+/* Queries of one kind, served by the polynomial or not; causal ones are neighbours, the first of which sees n_seen keys. */
+static void answer_tile(float *out, fast_call *call, const size_t *queries, size_t n, bool exactly, size_t n_passed, size_t n_seen)
 {
     static const double NO_SHIFT = 40; /* scores up to this need none: e^40 is far from f32's ends */
     const sp_fast_kernels *kernels = call->fast->kernels;
-    const sp_frame *frame = &call->frame;
-    size_t all = frame->groups * frame->columns, width = kernels->tile_queries;
+    size_t end = call->head.causal ? n_seen + n - 1 : n_seen; /* keys that the last one sees */
     double bound = 0;
     for (size_t i = 0; i < n; i++) bound = fmax(bound, call->bounds[queries[i]]);
-    for (size_t u = 0; u < width; u++) call->max[u] = -INFINITY;
-    sp_frame_pack_queries(call->tile, frame, &call->head, queries, n, LOG2_E, kernels);
-    memset(call->sums, 0, all * width * sizeof *call->sums);
-    kernels->exact(call->sums, bound > NO_SHIFT ? call->max : NULL, call->tile, call->rows_k, call->rows_v, call->n_rows,
-                   call->head.d, frame->groups, frame->columns, PTRDIFF_MAX, call->weights);
-    sp_frame_unpack(out, call->head.ldo, call->sums, frame, queries, n, kernels);
+    begin_tile(call, queries, n, 1);
+    if (!exactly && n_passed > 0) evaluate_state(call);
+    if (exactly || n_passed < end) {
+        ptrdiff_t last = call->head.causal ? (ptrdiff_t)n_seen - 1 : PTRDIFF_MAX;
+        for (size_t u = 0; u < kernels->tile_queries; u++) call->max[u] = -INFINITY;
+        sp_frame_pack_queries(call->tile, &call->frame, &call->head, queries, n, LOG2_E, kernels);
+        add_exactly(call, exactly && bound > NO_SHIFT ? call->max : NULL, exactly ? 0 : n_passed, end, last);
+    }
+    double least = sp_frame_unpack(out, call->head.ldo, call->sums, &call->frame, queries, n, kernels);
+    if (exactly) return;
+    double mean_weight = least / (double)end; /* a NaN stays one */
+    if (!(mean_weight >= call->least_mean_weight)) call->least_mean_weight = mean_weight;
+    call->range = fmax(call->range, bound);
+    call->n_served += n;
+}
+
+/* All queries of one kind, a tile at a time. */
+static void answer_all(float *out, fast_call *call, bool exactly)
+{
+    size_t queries[MAX_TILE], n = 0, width = call->fast->kernels->tile_queries;
+    for (size_t i = 0; i < call->head.n_queries; i++) {
+        if (is_served(call, i) != exactly) queries[n++] = i;
+        if (n == 0 || (n < width && i + 1 < call->head.n_queries)) continue;
+        answer_tile(out, call, queries, n, exactly, call->head.n_keys, call->head.n_keys);
+        n = 0;
+    }
+}
+
+/* Neighbouring queries a tile at a time, from the first to the last; blocks of keys that all of them see have passed. Tiles in
+ * which a query is not served are exact as a whole. */
+static void answer_causally(float *out, fast_call *call, key_pass *pass)
+{
+    size_t queries[MAX_TILE], width = call->fast->kernels->tile_queries, block = call->fast->kernels->block_keys, n;
+    size_t before = call->head.n_keys - call->head.n_queries;
+    for (size_t first = 0; first < call->head.n_queries; first += n) {
+        bool exactly = false;
+        n = sp_smaller(width, call->head.n_queries - first);
+        for (size_t u = 0; u < n; u++) {
+            queries[u] = first + u;
+            exactly = exactly || !is_served(call, first + u);
+        }
+        size_t n_seen = before + first + 1, n_passed = exactly ? 0 : n_seen / block * block;
+        if (!exactly) add_keys_until(pass, call, n_passed);
+        answer_tile(out, call, queries, n, exactly, n_passed, n_seen);
+    }
+}
+
+/* ---- the certificate ---- */
+
+/* The largest effect of f32's rounding on an output, a worst case. The inputs' rounding moves a score s by at most 2 u |s|, and so
+ * the weights by at most u |s| in total variation. A term of degree j of the sums, of size at most |c_j| range^j a key, carries the
+ * rounding of j products, of SP_TERMS_IN_F32 additions and those over lanes, of its value, its state and of the nested scheme's
+ * (j + 1) d additions, each u; numerator and normaliser alike, whose errors add. Exact terms at a causal query's end add to the
+ * normaliser what they are, in a sum as long as a block and a tile; their scores round d times. */
+static double bound_rounding(const fast_call *call)
+{
+    enum { EVERY_TERM = SP_TERMS_IN_F32 + 9 };
+    static const double SECOND_ORDER = 1.01; /* as long as a thousand roundings meet */
+    const sp_exp_polynomial *p = &call->fast->polynomials[call->degree];
+    double terms = 0, power = 1, value_range = call->frame.value_range;
+    for (size_t j = 0; j <= call->degree; j++) {
+        terms += fabs(p->c[j]) * power * (double)(EVERY_TERM + j + sp_smaller(j + 1, call->degree) * call->head.d);
+        power *= call->range;
+    }
+    double weights = terms / call->least_mean_weight + call->range;
+    if (call->head.causal)
+        weights += (double)(call->fast->kernels->block_keys + 2 * call->fast->kernels->tile_queries) +
+                   (double)(call->head.d + 4) * call->range;
+    return UNIT_ROUNDOFF * (SECOND_ORDER * value_range * weights + 3 * (value_range + call->frame.value_magnitude));
+}
+
+static void certify(sp_certificate *out, const fast_call *call)
+{
+    *out = (sp_certificate){
+        .n_queries = call->head.n_queries, .n_keys = call->head.n_keys, .n_exact = call->head.n_queries - call->n_served};
+    for (size_t i = 0; i < call->head.n_queries; i++) out->max_range = fmax(out->max_range, call->bounds[i]);
+    if (call->n_served == 0) return;
+    out->degree = call->degree;
+    out->n_features = call->n_features;
+    out->range = call->range;
+    out->epsilon = call->fast->polynomials[call->degree].eps;
+    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon);
+    out->rounding_bound = bound_rounding(call);
 }
 
 /* ---- putting it together ---- */
@@ -325,56 +449,6 @@ static sp_status allocate_tile(fast_call *call)
     return call->tile && call->sums && call->max && call->weights ? SP_OK : SP_ERR_MEMORY;
 }
 
-/* All queries of one kind, a tile at a time. */
-static void answer_all(float *out, fast_call *call, bool exactly)
-{
-    enum { MAX_TILE = 64 };
-    size_t queries[MAX_TILE], n = 0, width = call->fast->kernels->tile_queries;
-    assert(width <= MAX_TILE);
-    for (size_t i = 0; i < call->head.n_queries; i++) {
-        bool served = call->degree != NO_DEGREE && serves(&call->fast->polynomials[call->degree], call->bounds[i]);
-        if (served != exactly) {
-            queries[n++] = i;
-            if (served) call->range = fmax(call->range, call->bounds[i]);
-        }
-        if (n == 0 || (n < width && i + 1 < call->head.n_queries)) continue;
-        (exactly ? answer_tile_exactly : answer_tile)(out, call, queries, n);
-        n = 0;
-    }
-}
-
-/* The largest effect of f32's rounding on an output, a worst case. The inputs' rounding moves a score s by at most 2 u |s|, and so
- * the weights by at most u |s| in total variation. A term of degree j of the sums, of size at most |c_j| range^j a key, carries the
- * rounding of j products, of SP_TERMS_IN_F32 additions and those over lanes, of its value, its state and of the nested scheme's
- * (j + 1) d additions, each u; numerator and normaliser alike, whose errors add. */
-static double bound_rounding(const fast_call *call)
-{
-    enum { EVERY_TERM = SP_TERMS_IN_F32 + 9 };
-    static const double SECOND_ORDER = 1.01; /* as long as a thousand roundings meet */
-    const sp_exp_polynomial *p = &call->fast->polynomials[call->degree];
-    double terms = 0, power = 1, value_range = call->frame.value_range;
-    for (size_t j = 0; j <= call->degree; j++) {
-        terms += fabs(p->c[j]) * power * (double)(EVERY_TERM + j + sp_smaller(j + 1, call->degree) * call->head.d);
-        power *= call->range;
-    }
-    double weights = terms * (double)call->head.n_keys / call->least_normaliser + call->range;
-    return UNIT_ROUNDOFF * (SECOND_ORDER * value_range * weights + 3 * (value_range + call->frame.value_magnitude));
-}
-
-static void certify(sp_certificate *out, const fast_call *call, size_t n_served)
-{
-    *out = (sp_certificate){
-        .n_queries = call->head.n_queries, .n_keys = call->head.n_keys, .n_exact = call->head.n_queries - n_served};
-    for (size_t i = 0; i < call->head.n_queries; i++) out->max_range = fmax(out->max_range, call->bounds[i]);
-    if (n_served == 0) return;
-    out->degree = call->degree;
-    out->n_features = call->n_features;
-    out->range = call->range;
-    out->epsilon = call->fast->polynomials[call->degree].eps;
-    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon);
-    out->rounding_bound = bound_rounding(call);
-}
-
 static sp_status attend(float *out, sp_certificate *certificate, fast_call *call, bool all_exact)
 {
     sp_status st = complete_head(&call->head);
@@ -385,19 +459,25 @@ static sp_status attend(float *out, sp_certificate *certificate, fast_call *call
     if ((st = sp_frame_bound_queries(call->bounds, &call->frame, &call->head))) return st;
     if (!all_exact && (st = choose_degree(call))) return st;
     if ((st = allocate_tile(call))) return st;
+    key_pass pass = {0};
     size_t n_served = call->degree ? count_served(call, call->degree) : 0;
-    if (n_served < call->head.n_queries && (st = pack_rows(call))) return st;
-    if (n_served > 0 && (st = take_in_keys(call))) return st;
-    if (n_served > 0) answer_all(out, call, false);
-    if (n_served < call->head.n_queries) answer_all(out, call, true);
-    if (certificate) certify(certificate, call, n_served);
+    if ((call->head.causal || n_served < call->head.n_queries) && (st = pack_rows(call))) return st;
+    if (n_served > 0 && (st = begin_keys(&pass, call))) return st;
+    if (call->head.causal) {
+        answer_causally(out, call, &pass);
+    } else {
+        if (n_served > 0) add_keys_until(&pass, call, call->head.n_keys);
+        answer_all(out, call, false);
+        answer_all(out, call, true);
+    }
+    if (certificate) certify(certificate, call);
     return SP_OK;
 }
 
 static sp_status attend_with_scratch(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head,
                                      bool all_exact)
 {
-    fast_call call = {.fast = fast, .head = *head, .least_normaliser = INFINITY};
+    fast_call call = {.fast = fast, .head = *head, .least_mean_weight = INFINITY};
     sp_status st = attend(out, certificate, &call, all_exact);
     sp_arena_reset(fast->arena, (sp_arena_mark){0});
     return st;
