@@ -279,7 +279,7 @@ static void causal_outputs_are_certified(void **state)
             if (far && n_q > 150) assert_true(certificate.n_exact >= (n_q + 149) / 300 && certificate.n_exact < n_q);
             double found = largest_difference(out, &head), bound = certificate.polynomial_bound + certificate.rounding_bound;
             if (!(found <= bound)) fail_msg("%zu queries, %zu keys: %g off, certified %g", n_q, n_k, found, bound);
-            assert_true(certificate.rounding_bound < 6e-4);
+            assert_true(certificate.rounding_bound < 2e-4);
             assert_int_equal(sp_exact_attention(out, fast, &head), SP_OK);
             assert_near(largest_difference(out, &head), 0, 2e-5);
             free(q), free(k), free(v), free(out);

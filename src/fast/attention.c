@@ -128,7 +128,7 @@ typedef struct fast_call {
     size_t n_rows; /* keys of the exact kernel; 0: not packed */
     float *tile, *sums, *max, *weights;
     size_t n_served;          /* queries that the polynomial answers */
-    double least_mean_weight; /* over these: normaliser / number of keys */
+    double least_mean_weight; /* over these: normaliser / keys in the moments */
     double range;             /* the largest bound of a query that the polynomial answers */
 } fast_call;
 
@@ -361,8 +361,9 @@ static void answer_tile(float *out, fast_call *call, const size_t *queries, size
     }
     double least = sp_frame_unpack(out, call->head.ldo, call->sums, &call->frame, queries, n, kernels);
     if (exactly) return;
-    double mean_weight = least / (double)end; /* a NaN stays one */
-    if (!(mean_weight >= call->least_mean_weight)) call->least_mean_weight = mean_weight;
+    /* What the polynomial's terms round to is in proportion to the keys that passed. */
+    double mean_weight = n_passed ? least / (double)n_passed : INFINITY;
+    call->least_mean_weight = fmin(call->least_mean_weight, mean_weight);
     call->range = fmax(call->range, bound);
     call->n_served += n;
 }
@@ -411,6 +412,7 @@ static double bound_rounding(const fast_call *call)
     static const double SECOND_ORDER = 1.01; /* as long as a thousand roundings meet */
     const sp_exp_polynomial *p = &call->fast->polynomials[call->degree];
     double terms = 0, power = 1, value_range = call->frame.value_range;
+    if (!(call->least_mean_weight > 0)) return INFINITY; /* degrees far above the default: all digits are lost */
     for (size_t j = 0; j <= call->degree; j++) {
         terms += fabs(p->c[j]) * power * (double)(EVERY_TERM + j + sp_smaller(j + 1, call->degree) * call->head.d);
         power *= call->range;

@@ -20,7 +20,7 @@ enum {
     STRIDE = BLOCK + SP_KEY_PAD,
     TILE = 2 * LANES,
 #if LANES == 16
-    MAX_COLUMNS = 12, /* of 32 registers two sets of sums take 24 */
+    MAX_COLUMNS = 13, /* of 32 registers two sets of sums take 26; 65 columns, of heads of 64, are five times 13 */
 #else
     MAX_COLUMNS = 6, /* of 16 */
 #endif
@@ -279,7 +279,8 @@ INLINE void add_weighted(float *out, const float *weights, const float *v, size_
 }
 
 #if LANES == 16
-#define FOR_EACH_NUMBER(what) what(1) what(2) what(3) what(4) what(5) what(6) what(7) what(8) what(9) what(10) what(11) what(12)
+#define FOR_EACH_NUMBER(what)                                                                                                      \
+    what(1) what(2) what(3) what(4) what(5) what(6) what(7) what(8) what(9) what(10) what(11) what(12) what(13)
 #else
 #define FOR_EACH_NUMBER(what) what(1) what(2) what(3) what(4) what(5) what(6)
 #endif
