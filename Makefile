@@ -1,6 +1,6 @@
 # A thin front: the build is CMake's (CMakePresets.json), the work is in scripts/, which need no make.
 # Benchmarks print JSON lines on stdout, so make adds nothing to them.
-.PHONY: all setup demo check check-deep lint bench bench-training bench-inference format install clean
+.PHONY: all setup demo check check-deep lint bench bench-training bench-inference bench-attention format install clean
 
 all: setup
 	cmake --preset release
@@ -21,6 +21,9 @@ bench:
 
 bench-training bench-inference:
 	@scripts/bench $(@:bench-%=%)
+
+bench-attention:
+	@bench/attention
 
 format:
 	clang-format -i $$(git ls-files '*.c' '*.h')
