@@ -301,6 +301,28 @@ class Lab(Case):
         self.assert_message(softprompt("lab", "capacity", "-m", "no-such-file"), 1, "no-such-file")
         self.assert_message(softprompt("lab", "capacity", "cram", "-m", "x", "--kind", "random", "--text", "y"), 2, "contradict")
 
+    @needs_model
+    def test_cram(self):
+        with tempfile.TemporaryDirectory() as work:
+            texts, adapters = Path(work, "texts.csv"), Path(work, "crammed")
+            texts.write_text("text\nThe ship sank in the harbour before anybody had noticed that it was there.\nShort.\n")
+            there = {"cwd": work, "env": {**os.environ, "SOFTPROMPT_CACHE": work}}
+            command = ("lab", "capacity", "-q", "-m", MODEL, "--samples", 1, "--steps", 3)
+            self.assert_message(softprompt(*command, **there), 1, "news.jsonl")
+            result = softprompt(*command, "--text", texts, "-o", adapters, "--json", **there)
+            found = json.loads(self.check(result, 0).stdout)
+            self.assertEqual([found[key] for key in ("kind", "num_virtual_tokens")], ["natural", 1])
+            for key in "mean_tokens mean_bits bits_per_vector seconds".split():
+                self.assertGreaterEqual(found[key], 0)
+            sample, = found["samples"]
+            self.assertEqual((sample["row"], sample["steps"], len(sample["token_ids"])), (0, 3, sample["tokens"]))
+            kept, = Path(work, "capacity").iterdir()
+            self.assertEqual(json.loads(kept.read_text())["results"]["natural"]["1"]["steps"], 3)
+            said = json.loads(self.check(softprompt("run", "-m", MODEL, "-p", adapters / "sample-1", "--max-new-tokens", 4, "--json", ""), 0).stdout)
+            self.assertEqual(len(said["tokens"]), 4)
+            text = self.check(softprompt(*command, "--quick", "--kind", "random", **there), 0).stdout
+            self.assertRegex(text, r"(?m)^mean +\d+\.\d tokens, ")
+
     def test_report(self):
         found = json.loads(self.check(self.universality("--quick", "--json", "--function", "sine"), 0).stdout)
         for key in ("num_virtual_tokens error bound identity_exact order weights_sha256 weights_nonzero max_weight depth gap "

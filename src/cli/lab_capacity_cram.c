@@ -1,7 +1,8 @@
 /* lab_capacity_cram.c: softprompt lab capacity cram. Flags -> sp_lab_cram -> a table or one JSON object. */
-#include <math.h>
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "cli.h"
 #include "inputs.h"
@@ -138,10 +139,16 @@ static int load_texts(sp_dataset **out, const cram_flags *flags, const sp_logger
     if (flags->kind == SP_CRAM_RANDOM) return EXIT_DONE;
     char *path = flags->text ? NULL : cache_path("news.jsonl");
     if (!flags->text && !path) return EXIT_FAILED;
-    const sp_status st = sp_dataset_load(out, path ? path : flags->text, &options);
-    if (st && path) report_line("give texts with --text, or let scripts/fetch-data fetch the news");
+    int code = EXIT_DONE;
+    if (path && access(path, R_OK) != 0) {
+        report_line("%s: %s; give texts with --text, or let scripts/fetch-data fetch the news", path, strerror(errno));
+        code = EXIT_FAILED;
+    } else {
+        const sp_status st = sp_dataset_load(out, path ? path : flags->text, &options);
+        if (st) code = report_failure(st);
+    }
     free(path);
-    return st ? report_failure(st) : EXIT_DONE;
+    return code;
 }
 
 /* A short trial says little of a model; what is stopped or fails has said why. */
