@@ -7,8 +7,8 @@
  * they are (progressive cramming). What counts is the longest beginning that was ever said without an error: of any step, whether
  * the target was reached or not.
  *
- * The loss is the mean of w_t * -ln p_t over the target's tokens, w_t = (1 - p_t + FLOOR), p_t as the pass before found it: greedy
- * decoding wants every token to be the likeliest, and none to be certain, so those that are wrong take the gradient
+ * The loss is the mean of w_t * -ln p_t over the target's tokens, w_t = (1 - p_t)^2 + FLOOR, p_t as the pass before found it:
+ * greedy decoding wants every token to be the likeliest, and none to be certain, so those that are wrong take the gradient
  * (docs/decisions/0018).
  *
  * With a model loaded for bf16, steps are taken in bf16, and what they seem to reach is looked at again in f32 before it counts.
@@ -50,7 +50,7 @@ typedef struct sample {
     size_t steps;
     size_t best;      /* tokens said without an error, at most; behind best_rows */
     float *best_rows; /* (num_virtual_tokens + 1, d_model) */
-    float *doubts;    /* (text.n) FLOOR + 1 - p of each token when it was last computed */
+    float *doubts;    /* (text.n) (1 - p)^2 + FLOOR of each token when it was last computed */
     float *weights;   /* (text.n) those of the target's tokens, made to sum to 1 */
     size_t said;      /* tokens that the last pass said without an error */
     bool is_whole;    /* the whole text is said: there is nothing more to learn */
@@ -120,6 +120,13 @@ static sp_status init_vectors(sample *s, const crammer *c)
     return st;
 }
 
+/* What a token of this loss counts, beside others of the target. */
+static float doubt(double nll)
+{
+    const float wrong = 1 - (float)exp(-nll);
+    return wrong * wrong + FLOOR;
+}
+
 static sp_status init_sample(sample *s, const crammer *c)
 {
     const sp_prompt_options options = {.num_virtual_tokens = c->n_rows, .sink = SP_SINK_BOS, .seed = c->options.seed};
@@ -133,7 +140,7 @@ static sp_status init_sample(sample *s, const crammer *c)
     s->doubts = malloc(s->text.n * sizeof *s->doubts);
     if (!s->best_rows || !s->weights || !s->doubts) return sp_fail_no_memory((c->n_rows * c->d + s->text.n) * sizeof *s->weights);
     memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
-    for (size_t k = 0; k < s->text.n; k++) s->doubts[k] = 1 + FLOOR;
+    for (size_t k = 0; k < s->text.n; k++) s->doubts[k] = doubt(INFINITY);
     if ((st = sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0))) return st;
     sp_optimizer_set_betas(s->optimizer, BETA1, BETA2);
     return SP_OK;
@@ -243,7 +250,7 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
         sample *s = &c->samples[c->active[first + i]];
         for (size_t k = 0; k < s->target; k++) {
             *loss += nll[k] / (double)s->target;
-            s->doubts[k] = FLOOR + 1 - (float)exp(-nll[k]);
+            s->doubts[k] = doubt(nll[k]);
         }
         nll += s->target;
         st = sp_scorer_greedy_prefix(&s->said, c->scorer, i);
