@@ -458,7 +458,7 @@ static sp_status attend(float *out, sp_certificate *certificate, fast_call *call
     if (st) return st;
     call->bounds = sp_arena_alloc(call->fast->arena, call->head.n_queries, sizeof *call->bounds);
     if (!call->bounds) return SP_ERR_MEMORY;
-    if ((st = sp_frame_bound_queries(call->bounds, &call->frame, &call->head))) return st;
+    if ((st = sp_frame_bound_queries(call->bounds, &call->frame, &call->head, call->fast->arena))) return st;
     if (!all_exact && (st = choose_degree(call))) return st;
     if ((st = allocate_tile(call))) return st;
     key_pass pass = {0};

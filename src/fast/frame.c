@@ -9,6 +9,8 @@
 #include "base/sizes.h"
 #include "base/status.h"
 
+enum { ROWS_AT_ONCE = 64 };
+
 /* ---- measuring ---- */
 
 typedef struct column_stats { /* (d) each */
@@ -53,11 +55,26 @@ static sp_status measure_columns(column_stats *s, const char *what, const float 
     return SP_OK;
 }
 
-static double squared_distance(const float *row, const float *centre, size_t d)
+/* squares (n): of the rows' distances from a centre. Row beside row: a row's own sum would wait for each of its additions. */
+static void squared_distances(double *squares, const float *rows, size_t ld, size_t n, const float *centre, size_t d)
 {
-    double sum = 0;
-    for (size_t i = 0; i < d; i++) sum += ((double)row[i] - (double)centre[i]) * ((double)row[i] - (double)centre[i]);
-    return sum;
+    for (size_t j = 0; j < n; j++) squares[j] = 0;
+    for (size_t i = 0; i < d; i++)
+        for (size_t j = 0; j < n; j++) {
+            double x = (double)rows[j * ld + i] - (double)centre[i];
+            squares[j] += x * x;
+        }
+}
+
+static double largest_distance(const float *rows, size_t ld, size_t n, const float *centre, size_t d)
+{
+    double squares[ROWS_AT_ONCE], largest = 0;
+    for (size_t first = 0, some; first < n; first += some) {
+        some = sp_smaller(ROWS_AT_ONCE, n - first);
+        squared_distances(squares, rows + first * ld, ld, some, centre, d);
+        for (size_t j = 0; j < some; j++) largest = squares[j] > largest ? squares[j] : largest;
+    }
+    return largest;
 }
 
 /* sqrt of a sum of d squares in f64, rounded up. */
@@ -87,12 +104,8 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
         frame->centre[i] = (float)(s.sum[i] / (double)head->n_keys);
         middle[i] = (float)(((double)s.least[i] + (double)s.most[i]) / 2);
     }
-    double around_mean = 0, around_middle = 0;
-    for (size_t j = 0; j < head->n_keys; j++) {
-        const float *key = head->k + j * head->ldk;
-        around_mean = fmax(around_mean, squared_distance(key, frame->centre, d));
-        around_middle = fmax(around_middle, squared_distance(key, middle, d));
-    }
+    double around_mean = largest_distance(head->k, head->ldk, head->n_keys, frame->centre, d);
+    double around_middle = largest_distance(head->k, head->ldk, head->n_keys, middle, d);
     if (around_middle < around_mean) memcpy(frame->centre, middle, d * sizeof *middle);
     frame->radius = norm_above(fmin(around_mean, around_middle), d);
     frame->key_factor = shrinking_factor(frame->radius);
@@ -133,16 +146,20 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
     return st ? st : measure_values(out, head, arena);
 }
 
-sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head)
+sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head, sp_arena *arena)
 {
     static const double LARGEST = 1e30;
     double factor = fabs((double)head->scale) * frame->radius * (1 + 4 * DBL_EPSILON);
+    float *origin = sp_arena_alloc(arena, head->d, sizeof *origin);
+    if (!origin) return SP_ERR_MEMORY;
+    memset(origin, 0, head->d * sizeof *origin);
+    for (size_t first = 0, some; first < head->n_queries; first += some) {
+        some = sp_smaller(ROWS_AT_ONCE, head->n_queries - first);
+        squared_distances(bounds + first, head->q + first * head->ldq, head->ldq, some, origin, head->d);
+    }
     for (size_t i = 0; i < head->n_queries; i++) {
-        const float *q = head->q + i * head->ldq;
-        double squares = 0;
-        for (size_t j = 0; j < head->d; j++) squares += (double)q[j] * (double)q[j];
-        bounds[i] = norm_above(squares, head->d) * factor;
-        if (!isfinite(squares)) return refuse("query", head->q, head->ldq, head->n_queries, head->d);
+        if (!isfinite(bounds[i])) return refuse("query", head->q, head->ldq, head->n_queries, head->d);
+        bounds[i] = norm_above(bounds[i], head->d) * factor;
         if (!(bounds[i] < LARGEST))
             return sp_fail(SP_ERR_ARGUMENT, "query %zu: its scores may reach %g, beyond what f32 holds; scale queries or keys down",
                            i, bounds[i]);

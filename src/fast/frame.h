@@ -28,7 +28,7 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
 
 /* For each query an upper bound of |scale q . (k - centre)| over all keys (Cauchy-Schwarz). ARGUMENT: a query that is not finite,
  * or scores that f32 does not hold. */
-sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head);
+sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head, sp_arena *arena);
 
 /* Keys first .. first + n as a block of the kernels, n <= block_keys, zeros behind them: x (d, stride), v (block_keys / lanes,
  * columns, lanes) for each group, groups one after the other. */
