@@ -708,6 +708,62 @@ SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_f
 /* The same by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */
 SP_API sp_status sp_exact_attention(float *out, sp_fast *fast, const sp_attention_head *head);
 
+/* ---- planning: how many virtual tokens -------------------------------------------------------------------------- */
+
+typedef struct sp_plan_options {
+    sp_task task;
+    double learning_rate;      /* as in training; 0: prompt tuning's */
+    size_t batch_size;         /* 0: 16 */
+    size_t steps;              /* of a pilot; 0: 60 */
+    size_t n_seeds;            /* pilots of each length; 0: 2 */
+    size_t max_virtual_tokens; /* the longest prompt that may be recommended; 0: 128 */
+    double tolerance;          /* how much larger than the longest prompt's a loss may be, as a share of it; 0: 0.02 */
+    double bits_per_vector;    /* what a virtual token of this model holds, as it was measured; 0: not known */
+    uint64_t seed;
+    bool resume, overwrite; /* of the pilots in the directory */
+} sp_plan_options;
+
+enum { SP_PLAN_MAX_LENGTHS = 12 };
+
+typedef struct sp_plan_length {
+    size_t num_virtual_tokens;
+    size_t n_pilots;                    /* 0: not tried, and then loss and accuracy are NAN */
+    double loss, loss_least, loss_most; /* of the pilots, on the rows held out, nats a row: mean, extremes */
+    double accuracy;                    /* mean; NAN where rows have no labels */
+    double fitted, fitted_low,
+        fitted_high;     /* the curve there, and where 80 % of the curves run that noise like the pilots' gives */
+    double step_seconds; /* a step of training, measured in this call */
+    double decode_tokens_per_second;
+    size_t peak_bytes;  /* resident memory of this process, training such a prompt or a shorter one */
+    size_t state_bytes; /* keys and values of the prompt, f32: what a process that serves it holds */
+} sp_plan_length;
+
+typedef struct sp_plan_report {
+    size_t n_rows, n_held_out; /* trained on, judged by */
+    bool is_held_out;          /* false: `data` are too few, and pilots are judged by the rows that they were trained on */
+    bool has_accuracy;
+    double loss, accuracy;      /* of the model without a prompt, on the rows held out */
+    double answer_bits;         /* a row: -log2 p of its answer under the model without a prompt; mean over the rows held out */
+    double vectors_to_memorise; /* answer_bits * n_rows / bits_per_vector; NAN: bits_per_vector is not known */
+    double floor, gain, rate, noise; /* the curve: loss = floor + gain num_virtual_tokens^-rate; noise as a share of it */
+    size_t num_virtual_tokens;       /* what is recommended */
+    size_t low, high;                /* and between what it lies in 80 % of the curves */
+    size_t steps;                    /* of a pilot */
+    sp_plan_length lengths[SP_PLAN_MAX_LENGTHS]; /* 1, 2, 4, ... max_virtual_tokens */
+    size_t n_lengths;
+    double seconds;
+} sp_plan_report;
+
+/* How many virtual tokens this task wants, by prompt tuning. Pilots with 1, 2, 4, 8 and 16 virtual tokens are trained and judged by
+ * `eval`, or, where it is NULL, by rows held out of `data`: an eighth, at most 512. A curve of diminishing returns is fitted to
+ * their losses, and the shortest prompt recommended (1, 2, 4, ...) whose fitted loss is within `tolerance` of the longest one's.
+ * Where that is longer than every pilot, longer pilots follow until it is not.
+ *
+ * Pilots are runs of sp_train below `dir`, NUM_VIRTUAL_TOKENS-SEED each, and stay there: with `resume` those that are there already
+ * are not trained again. ARGUMENT: a number out of range; fewer than two rows; else as sp_train. */
+SP_API sp_status sp_plan(sp_plan_report *out, sp_model *model, const sp_dataset *data, const sp_dataset *eval, const char *dir,
+                         const sp_plan_options *options, const sp_hooks *hooks);
+
 /* ---- labs: the theorems, run ------------------------------------------------------------------------------------ */
 
 /* How a frozen transformer is built that a prompt turns into any Lipschitz function [0,1]^{len x d} -> [0,1]^{len x d};

@@ -13,9 +13,11 @@
 
 #include "base/arena.h"
 #include "base/file.h"
+#include "base/rng.h"
 #include "base/status.h"
 
-enum { N_NAMED = 10 }; /* skipped rows that the log names */
+enum { N_NAMED = 10 };                                    /* skipped rows that the log names */
+static const uint64_t HOLD_OUT_STREAM = 0x686f6c646f7574; /* of a seed */
 
 struct sp_dataset {
     sp_arena *strings;
@@ -354,6 +356,43 @@ void sp_dataset_free(sp_dataset *dataset)
     free(dataset->rows);
     free(dataset->path);
     free(dataset);
+}
+
+/* ---- parts of a data set ------------------------------------------------------------------------------------- */
+
+static sp_status create_part(sp_dataset **out, const sp_dataset *whole, size_t n_rows)
+{
+    sp_dataset *part = calloc(1, sizeof *part);
+    *out = part;
+    if (part) part->path = strdup(whole->path);
+    if (part) part->rows = malloc((n_rows ? n_rows : 1) * sizeof *part->rows);
+    return part && part->path && part->rows ? SP_OK : sp_fail_no_memory(n_rows * sizeof(sp_row));
+}
+
+sp_status sp_dataset_hold_out(sp_dataset **rest, sp_dataset **held_out, const sp_dataset *whole, size_t n_held_out, uint64_t seed)
+{
+    size_t n = whole->n_rows, *order = malloc(n * sizeof *order);
+    bool *is_held_out = calloc(n, sizeof *is_held_out);
+    *rest = *held_out = NULL;
+    sp_status st = order && is_held_out ? SP_OK : sp_fail_no_memory(n * sizeof *order);
+    if (!st) st = create_part(rest, whole, n - n_held_out);
+    if (!st) st = create_part(held_out, whole, n_held_out);
+    if (!st) {
+        sp_rng rng = sp_rng_seed(seed, HOLD_OUT_STREAM);
+        sp_rng_permute(&rng, order, n);
+        for (size_t i = 0; i < n_held_out; i++) is_held_out[order[i]] = true;
+        for (size_t i = 0; i < n; i++) {
+            sp_dataset *part = is_held_out[i] ? *held_out : *rest;
+            part->rows[part->n_rows++] = whole->rows[i];
+        }
+    } else {
+        sp_dataset_free(*rest);
+        sp_dataset_free(*held_out);
+        *rest = *held_out = NULL;
+    }
+    free(is_held_out);
+    free(order);
+    return st;
 }
 
 size_t sp_dataset_n_rows(const sp_dataset *dataset)

@@ -45,6 +45,10 @@ sp_status sp_dataset_add_messages(sp_dataset *dataset, size_t line, const sp_cha
 void sp_dataset_skip(sp_dataset *dataset, size_t line, const char *remedy, const char *problem, ...)
     __attribute__((format(printf, 4, 5)));
 
+/* The rows of `whole` as two data sets, in their order there: n_held_out of them, drawn by the seed, and the rest. They borrow its
+ * strings and must be freed before it. n_held_out < the number of rows. */
+sp_status sp_dataset_hold_out(sp_dataset **rest, sp_dataset **held_out, const sp_dataset *whole, size_t n_held_out, uint64_t seed);
+
 const char *sp_dataset_path(const sp_dataset *dataset); /* as it was given to sp_dataset_load */
 const sp_columns *sp_dataset_columns(const sp_dataset *dataset);
 const sp_logger *sp_dataset_logger(const sp_dataset *dataset); /* during loading only */
