@@ -41,7 +41,7 @@ MODEL = find_model()
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
 COMMANDS = ("train", "eval", "run", "audit", "info")
-LATER_COMMANDS = ("plan", "compile", "serve")
+LATER_COMMANDS = ("compile", "serve")
 TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
 EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")
 RUN = ("run", "-m", "no.gguf")
@@ -82,6 +82,10 @@ class UsageErrors(Case):
         (("eval", "-m", "a"), ["--data"]),
         (("run", "text"), ["--model"]),
         (("train", "-m"), ["--model", "needs a value", "FILE"]),
+        (("plan", "-m", "a"), ["--data"]),
+        (("plan", "-m", "a", "-d", "b", "--max-virtual-tokens", "1"), ["--max-virtual-tokens", "from 2"]),
+        (("plan", "-m", "a", "-d", "b", "--resume"), ["--resume", "-o DIR"]),
+        (("plan", "-m", "a", "-d", "b", "-o", "c", "--resume", "--overwrite"), ["contradict"]),
         (("train", "-m", "", "-d", "a", "-o", "b"), ["--model", "FILE is empty"]),
         (("train", "-m", "a", "-d", "b", "-o", ""), ["--output", "DIR is empty"]),
         ((*RUN, "-p", "", "text"), ["--prompt", "DIR is empty"]),
@@ -740,6 +744,38 @@ class Audit(WithModel):
         self.check(softprompt("audit", "-m", MODEL, "-d", broken), 1)
         self.assert_message(softprompt("audit", "-m", MODEL, "-p", self.work / "nowhere", "-d", self.data), 1, "nowhere")
         self.assert_message(softprompt("audit", "-m", MODEL, "-d", self.work / "no.jsonl"), 1, "no.jsonl")
+
+
+class Plan(WithModel):
+    KEYS = ["num_virtual_tokens", "range", "rows", "eval_rows", "held_out", "loss_without_prompt", "accuracy_without_prompt",
+            "answer_bits", "vectors_to_memorise", "curve", "steps", "lengths", "seconds"]
+
+    def plan(self, *arguments, **options):
+        return softprompt("plan", "-m", MODEL, "-d", self.data, *TASK, "--steps", 2, "--seeds", 1, "--max-virtual-tokens", 2,
+                          "--batch-size", 2, *arguments, **options)
+
+    def test_json_and_pilots(self):
+        pilots, plot = self.work / "pilots", self.work / "plan.svg"
+        found = json.loads(self.check(self.plan("-o", pilots, "--plot", plot, "--bits-per-vector", 10, "--json", "-q"), 0).stdout)
+        self.assertEqual(list(found), self.KEYS)
+        self.assertEqual([length["num_virtual_tokens"] for length in found["lengths"]], [1, 2])
+        self.assertIn(found["num_virtual_tokens"], (1, 2))
+        self.assertAlmostEqual(found["vectors_to_memorise"], found["answer_bits"] * found["rows"] / 10)
+        self.assertIn("<svg", plot.read_text())
+        evaluated = json.loads(softprompt("eval", "-m", MODEL, "-p", pilots / "2-0", "-d", self.data, "--json", "-q").stdout)
+        self.assertEqual(found["held_out"], False)  # so few rows that they are judged by themselves
+        self.assertAlmostEqual(evaluated["loss"], found["lengths"][1]["loss"], 5)
+        self.assert_message(self.plan("-o", pilots, "-q"), 2, "1-0", "--resume")
+        again = json.loads(self.check(self.plan("-o", pilots, "--resume", "--json", "-q"), 0).stdout)
+        self.assertEqual([length["loss"] for length in again["lengths"]], [length["loss"] for length in found["lengths"]])
+
+    def test_table_leaves_nothing_behind(self):
+        with tempfile.TemporaryDirectory() as temporary:
+            result = self.check(self.plan(env={**os.environ, "TMPDIR": temporary}), 0)
+            self.assertEqual(os.listdir(temporary), [])
+        self.assertRegex(result.stdout, r"(?m)^recommended: --num-virtual-tokens [12]( \(between 1 and 2\))?$")
+        self.assertRegex(result.stdout, r"(?m)^ +2 .*<-$|^ +1 .*<-$")
+        self.assertRegex(result.stderr, r"(?m)^pilots 4/4")
 
 
 class Ensemble(WithModel):
