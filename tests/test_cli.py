@@ -40,7 +40,7 @@ def find_model():
 MODEL = find_model()
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
-COMMANDS = ("train", "eval", "run", "audit", "info")
+COMMANDS = ("train", "eval", "run", "audit", "info", "plan")
 LATER_COMMANDS = ("compile", "serve")
 TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
 EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")

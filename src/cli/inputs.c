@@ -162,3 +162,19 @@ int make_task(sp_task *task, sp_verbalizer **verbalizers, const command *self, c
     task->n_verbalizers = n;
     return EXIT_DONE;
 }
+
+char *cache_path(const char *name)
+{
+    const char *cache = getenv("SOFTPROMPT_CACHE"), *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    char *path = NULL;
+    size_t n_bytes;
+    FILE *stream = open_memstream(&path, &n_bytes);
+    if (stream && cache && *cache)
+        fprintf(stream, "%s/%s", cache, name);
+    else if (stream)
+        fprintf(stream, "%s%s/softprompt/%s", base && *base ? base : home ? home : ".", base && *base ? "" : "/.cache", name);
+    if (stream && fclose(stream) == 0) return path;
+    free(path);
+    report_no_memory();
+    return NULL;
+}

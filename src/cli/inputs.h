@@ -46,6 +46,10 @@ sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags,
 /* A text file as it is, but for a byte order mark at its start; free. EXIT_DONE or, with a message, the exit code. */
 int load_text(char **out, const char *path);
 
+/* A name in the folder that the scripts use, too: $SOFTPROMPT_CACHE, or softprompt below the user's caches; free. NULL: no memory,
+ * which the user was told. */
+char *cache_path(const char *name);
+
 /* Splits each --verbalizer at its first '=' (in place) into task->verbalizers, an array that the caller frees; sets what else
  * the flags say. EXIT_DONE or, with a message, the exit code. */
 int make_task(sp_task *task, sp_verbalizer **verbalizers, const command *self, const task_flags *flags);

@@ -115,23 +115,6 @@ static void print_report(const sp_cram_report *r, const sp_model *model, int kin
 
 /* ---- the command ---- */
 
-/* A name in the folder that the scripts use, too; free. NULL: no memory, which the user was told. */
-static char *cache_path(const char *name)
-{
-    const char *cache = getenv("SOFTPROMPT_CACHE"), *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    char *path = NULL;
-    size_t n_bytes;
-    FILE *stream = open_memstream(&path, &n_bytes);
-    if (stream && cache && *cache)
-        fprintf(stream, "%s/%s", cache, name);
-    else if (stream)
-        fprintf(stream, "%s%s/softprompt/%s", base && *base ? base : home ? home : ".", base && *base ? "" : "/.cache", name);
-    if (stream && fclose(stream) == 0) return path;
-    free(path);
-    report_no_memory();
-    return NULL;
-}
-
 static int load_texts(sp_dataset **out, const cram_flags *flags, const sp_logger *logger)
 {
     const sp_data_options options = {.logger = logger};

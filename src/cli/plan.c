@@ -45,7 +45,7 @@ static const option_row pilot_rows[] = {
      .target = offsetof(plan_flags, learning_rate), .min = 1e-12, .max = 1e3},
     {OPTION_REAL, 0, "tolerance", "X", "a loss that is larger by this share is as good", .fallback = "0.02",
      .target = offsetof(plan_flags, tolerance), .min = 1e-6, .max = 0.999},
-    {OPTION_REAL, 0, "bits-per-vector", "X", "of this model, from lab capacity cram",
+    {OPTION_REAL, 0, "bits-per-vector", "X", "of this model", .fallback = "what lab capacity cram kept",
      .target = offsetof(plan_flags, bits_per_vector), .min = 1e-6, .max = 1e9},
     {OPTION_COUNT, 0, "seed", "N", "of rows held out, and of the first pilots", .fallback = "0",
      .target = offsetof(plan_flags, seed)},
@@ -198,6 +198,19 @@ static char *make_temporary_directory(void)
     return NULL;
 }
 
+/* What lab capacity cram kept of this model: of one vector and natural text, its default. Left as it is where it was given. */
+static sp_status find_bits_per_vector(double *bits, const sp_model *model)
+{
+    sp_cram_result result;
+    bool found;
+    char *dir = *bits > 0 ? NULL : cache_path("capacity");
+    if (!dir) return *bits > 0 ? SP_OK : SP_ERR_MEMORY;
+    sp_status st = sp_cram_result_load(&result, &found, dir, model, SP_CRAM_NATURAL, 1);
+    if (!st && found) *bits = result.bits_per_vector;
+    free(dir);
+    return st;
+}
+
 static sp_plan_options make_options(const plan_flags *flags, const sp_task *task)
 {
     const bool quick = flags->quick;
@@ -222,7 +235,7 @@ static sp_plan_options make_options(const plan_flags *flags, const sp_task *task
 
 static int plan(const plan_flags *flags, const sp_task *task, const char *dir)
 {
-    const sp_plan_options options = make_options(flags, task);
+    sp_plan_options options = make_options(flags, task);
     sp_model *model = NULL;
     sp_dataset *data = NULL, *eval = NULL;
     sp_plan_report report;
@@ -231,6 +244,7 @@ static int plan(const plan_flags *flags, const sp_task *task, const char *dir)
     sp_status st = load_data(&data, flags->data, &flags->task, &bar.logger);
     if (!st && flags->eval) st = load_data(&eval, flags->eval, &flags->task, &bar.logger);
     if (!st) st = load_model(&model, &flags->model);
+    if (!st) st = find_bits_per_vector(&options.bits_per_vector, model);
     stop_at_interrupt();
     if (!st) st = sp_plan(&report, model, data, eval, dir, &options, &bar.hooks);
     progress_clear(&bar);
