@@ -30,8 +30,8 @@ static unsigned char *allocate(sp_arena *arena, size_t n_bytes)
 static void test_first_allocation_of_any_size(void **state)
 {
     (void)state;
-    const size_t sizes[] = {0,  1, 63, 64, 65, MEGABYTE - 1, MEGABYTE + 1, 2 * MEGABYTE + 64, 4 * MEGABYTE, 4 * MEGABYTE + 1,
-                            12 * MEGABYTE + 64};
+    const size_t sizes[] = {
+        0, 1, 63, 64, 65, MEGABYTE - 1, MEGABYTE + 1, 2 * MEGABYTE + 64, 4 * MEGABYTE, 4 * MEGABYTE + 1, 12 * MEGABYTE + 64};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         sp_arena *arena = create();
         memset(allocate(arena, sizes[i]), 0xa5, sizes[i]);
