@@ -154,7 +154,7 @@ set ylabel "%" textcolor rgb "#303030"
 set xlabel "seconds of training" textcolor rgb "#303030"
 set logscale x
 set xrange [*:*]
-set yrange [45:95]
+set yrange [60:95]
 set key outside right center vertical
 plot {", ".join(lines)}
 """)
@@ -170,7 +170,8 @@ PARTS = {"training": training, "inference": inference, "scaling": scaling, "roof
 def script(panels, kind, out):
     columns = 2 if len(panels) > 2 else 1
     lines = -(-len(panels) // columns)
-    terminal = TERMINALS[kind].format(height=300 * lines + 20, height_png=450 * lines + 30)
+    height = 300 * lines + 20 if len(panels) > 1 else 440
+    terminal = TERMINALS[kind].format(height=height, height_png=height * 3 // 2)
     return (f"set terminal {terminal}\nset output {quoted(out)}\n" + STYLE +
             f"set multiplot layout {lines},{columns}\n" + "".join(panels) + "unset multiplot\nunset output\n")
 
