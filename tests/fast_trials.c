@@ -133,7 +133,6 @@ static double run(trial *t, size_t number, sp_rng *rng, sp_arena *arena)
         float high = t->v[0], low = t->v[h->n_keys > 1 ? h->d_v : 0];
         for (size_t j = 0; j < h->n_keys; j++) t->v[j * h->d_v] = ours[j] > exact[j] ? high : low;
     }
-    sp_arena_reset(arena, (sp_arena_mark){0});
     if (sp_fast_attention(t->out, &certificate, fast, h)) die(sp_message());
     double bound = certificate.polynomial_bound + certificate.rounding_bound, used = 0;
     for (size_t c = 0; c < CHECKED; c++) {
@@ -155,6 +154,7 @@ static double run(trial *t, size_t number, sp_rng *rng, sp_arena *arena)
             used = fmax(used, difference / (bound + 1e-300));
         }
     }
+    sp_arena_reset(arena, (sp_arena_mark){0});
     return used;
 }
 
