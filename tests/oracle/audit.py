@@ -31,6 +31,9 @@ from engine import report
 
 PROGRAM = os.environ.get("SOFTPROMPT_PROGRAM") or os.path.join(softprompt.ROOT, "build", "softprompt")
 TOLERANCE = 1e-3
+# An entropy near 0 is that of a weight near 1 and of others that are exp of a score far below: as exact as f32's scores are, and no
+# more. From this many nats on the difference is relative, below it is to this.
+LEAST = {"entropy": 1e-3}
 FIGURES = ("max_entry_q", "max_entry_k", "max_score", "max_score_centred", "cauchy_schwarz", "criterion", "entries_ratio", "scores_ratio",
            "entropy", "sink_mass", "prompt_mass")
 
@@ -169,7 +172,7 @@ def compare(what, ours, heads, ranks, d_head, n_degrees):
             if theirs[name] is None or (name == "prompt_mass" and theirs[name] == 0):
                 n_wrong += head[name] not in (None, 0)
                 continue
-            worst[name] = max(worst[name], abs(head[name] - theirs[name]) / max(abs(theirs[name]), 1e-6))
+            worst[name] = max(worst[name], abs(head[name] - theirs[name]) / max(abs(theirs[name]), LEAST.get(name, 1e-6)))
         wrong = (head["n_keys"] != theirs["n_keys"]) + (head["verdict"] != theirs["verdict"])
         wrong += head["key_rank_99"] != (ranks[head["layer"]][head["head"] * len(ranks[0]) // n_head] if ranks else None)
         if head["degree"] is not None:
