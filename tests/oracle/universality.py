@@ -171,7 +171,146 @@ def check_gap():
     assert abs(report["gap"] - smallest) < 1e-9 and abs(report["gap"] - 40) < 1e-9
 
 
+# ---- what one layer can not do ----
+
+def layers_of(net):
+    """The layers of an exported machine, each a dictionary of its matrices."""
+    layers = {}
+    for name, tensor in net.items():
+        if name.startswith("layers."):
+            _, index, matrix = name.split(".")
+            layers.setdefault(int(index), {})[matrix] = tensor
+    return [layers[i] for i in range(len(layers))]
+
+
+def machine(folder, *flags):
+    lab(*flags, "--quick", "--export", folder)
+    return load_file(os.path.join(folder, "model.safetensors")), load_file(os.path.join(folder, "prompt.safetensors"))["prompt"]
+
+
+def forward(net, prompt, x, replace=None):
+    """y (len, d) of x (len, d). replace(part, z): what stands in for an attention layer; None: the layer itself."""
+    z = net["embedding"] @ torch.cat([prompt, x]).T + net["positions"]
+    for part in layers_of(net):
+        if "w1" in part:
+            z = z + part["w2"] @ torch.relu(part["w1"] @ z + part["b1"].T)
+        elif replace:
+            z = replace(part, z)
+        else:
+            z = z + part["o"] @ (part["v"] @ z) @ torch.softmax((part["k"] @ z).T @ (part["q"] @ z), dim=0)
+    first, n = (int(number) for number in net["output"][0])
+    return z[first:first + n, len(prompt):].T
+
+
+def prompt_sums(part, z, n_prompt, token):
+    """What the prompt contributes to one token: numerator (D_v) and normaliser of its softmax, D_v + 1 numbers."""
+    weights = torch.exp((part["k"] @ z[:, :n_prompt]).T @ (part["q"] @ z[:, token]))
+    return part["v"] @ z[:, :n_prompt] @ weights, weights.sum()
+
+
+def check_sums():
+    """Proposition 1. On all inputs that share a token, its D_v + 1 sums over the prompt are the same in a machine of one attention layer,
+    and they stand in for the prompt there: what it says of that token comes out of them. In the machine of two they are not the same."""
+    worst, of_two = 0, 0
+    generator = torch.Generator().manual_seed(2)
+    for construction, d, grid in [("uniform", 1, 4), ("uniform", 2, 2), ("digits", 1, 2), ("lookup", 1, 8)]:
+        with tempfile.TemporaryDirectory() as folder:
+            net, prompt = machine(folder, *shape(d, 2, grid), "--construction", construction, "--function", "sort")
+            attention = [part for part in layers_of(net) if "o" in part]
+            n, values = len(prompt), attention[-1]["v"].shape[0]
+            assert len(attention) == (2 if construction == "lookup" else 1)
+            shared, kept, spread = torch.rand(d, dtype=torch.float64, generator=generator), None, 0
+            for _ in range(12):
+                x = torch.stack([shared, torch.rand(d, dtype=torch.float64, generator=generator)])
+                seen = []
+
+                def remember(part, z):
+                    seen.append(prompt_sums(part, z, n, n))
+                    return z + part["o"] @ (part["v"] @ z) @ torch.softmax((part["k"] @ z).T @ (part["q"] @ z), dim=0)
+
+                y = forward(net, prompt, x, remember)
+                now = torch.cat([seen[-1][0], seen[-1][1].reshape(1)])
+                kept = now if kept is None else kept
+                assert now.isfinite().all() and y.isfinite().all()
+                spread = max(spread, ((now - kept).abs().max() / kept.abs().max()).item())
+                if construction == "lookup":
+                    continue
+
+                def from_sums(part, z):
+                    """Token `shared` attends by the sums of the first input alone; there is no prompt any more."""
+                    own = torch.exp((part["k"] @ z[:, n:]).T @ (part["q"] @ z[:, n]))
+                    mean = (kept[:values] + part["v"] @ z[:, n:] @ own) / (kept[values] + own.sum())
+                    out = z.clone()
+                    out[:, n] += part["o"] @ mean
+                    out[:, :n] = 0
+                    return out
+
+                difference = (forward(net, prompt, x, from_sums)[0] - y[0]).abs().max().item()
+                assert difference < 1e-12, (construction, difference)
+                worst = max(worst, difference)
+            if construction == "lookup":
+                of_two = spread
+            else:
+                assert spread == 0, (construction, spread)
+            bits = d * math.ceil(grid * 0.999 / (1 + 1 / 16)) ** d  # epsilon at which this grid is the one that does
+            assert construction != "uniform" or values + 1 >= bits, "a machine below the bound"
+    print(f"one layer: its answer out of the D_v + 1 sums, difference {worst:.1e}; two layers: the sums move by {of_two:.2f} of their size")
+    assert of_two > 0.1
+
+
+def check_constant_size():
+    """The look-up without its first layer: constant size, one attention layer; a token knows nothing of the other, and the prompt answers
+    with the mean. Reversal: 1/sqrt(6) at every grid, where two layers fall with it."""
+    found = []
+    for grid in (4, 8, 16):
+        with tempfile.TemporaryDirectory() as folder:
+            net, prompt = machine(folder, *shape(1, 2, grid), "--function", "reverse")
+        n, m = len(prompt), int(math.log2(grid))
+        attention = [part for part in layers_of(net) if "o" in part]
+
+        def alone(part, z):
+            if part is not attention[0] and not torch.equal(part["v"], attention[0]["v"]):
+                return z + part["o"] @ (part["v"] @ z) @ torch.softmax((part["k"] @ z).T @ (part["q"] @ z), dim=0)
+            codes = (part["o"] != 0).to(torch.float64)
+            z = z + codes @ part["v"] @ z  # its own bits, in its own block
+            rows = codes.argmax(dim=0)
+            for token in range(2):
+                z[rows[(1 - token) * m:(2 - token) * m], n + token] += 0.5  # of the other's: all values alike
+            return z
+
+        squares = [[], []]
+        generator = torch.Generator().manual_seed(grid)
+        for _ in range(500):
+            x = torch.rand(2, 1, dtype=torch.float64, generator=generator)
+            for way, replace in enumerate((alone, None)):
+                squares[way].append((forward(net, prompt, x, replace) - x.flip(0)).square().sum().item())
+        one, two = (math.sqrt(sum(way) / len(way)) for way in squares)
+        found.append((grid, one, two))
+        assert abs(one * math.sqrt(6) - 1) < 0.05 and abs(two / (math.sqrt(2 / 12) / grid) - 1) < 0.06, found
+    print("reversal, d_2 with one layer of constant size and with two, 1/sqrt(6) = .408: "
+          + ", ".join(f"grid {grid}: {one:.3f} {two:.4f}" for grid, one, two in found))
+
+
+def check_rank_one():
+    """Proposition 2. With scores of rank 1 no key between two others gets more than half of the weight; of rank 2 every key of three can."""
+    generator = torch.Generator().manual_seed(3)
+    largest = 0
+    for scale in (0.1, 1, 10, 100):
+        keys = torch.randn(20000, 3, dtype=torch.float64, generator=generator).sort(dim=1).values
+        query = torch.randn(20000, 1, dtype=torch.float64, generator=generator) * scale
+        largest = max(largest, torch.softmax(query * keys, dim=1)[:, 1].max().item())
+    angles = 2 * math.pi * torch.arange(3, dtype=torch.float64) / 3
+    keys = torch.stack([angles.cos(), angles.sin()])
+    smallest = torch.softmax(20 * keys.T @ keys, dim=0).diagonal().min().item()
+    print(f"rank 1: the middle one of three keys gets at most {largest:.4f}; rank 2: each can get {smallest:.4f}")
+    assert largest <= 0.5 and smallest > 0.999
+
+
 check_export()
 check_identity()
 check_functions()
 check_gap()
+torch.set_num_threads(1)  # small products: threads would wait for each other
+check_sums()
+check_constant_size()
+check_rank_one()
