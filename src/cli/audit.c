@@ -221,14 +221,6 @@ static int print_report(const sp_audit_report *r, const audit_flags *flags)
 
 /* ---- the command ---- */
 
-static sp_status load_prompt(sp_prompt **out, const audit_flags *flags, const sp_model *model, const sp_logger *logger)
-{
-    if (!flags->prompt) return SP_OK;
-    sp_status st = sp_prompt_load(out, flags->prompt);
-    if (!st) st = sp_prompt_check(*out, model, logger);
-    return st ? st : sp_prompt_use_task(*out, flags->task_id);
-}
-
 static int audit(const audit_flags *flags, const sp_task *given)
 {
     sp_model *model = NULL;
@@ -240,12 +232,9 @@ static int audit(const audit_flags *flags, const sp_task *given)
     int code = EXIT_FAILED;
     progress_init(&bar, flags->output.quiet);
     const sp_audit_options options = {.epsilon = flags->epsilon, .with_prompt_rows = flags->prompt_rows};
-    const sp_data_options data = {.text_column = flags->task.text_column,
-                                  .label_column = flags->task.label_column,
-                                  .task_column = flags->task.task_column,
-                                  .logger = &bar.logger};
+    const sp_data_options data = data_options(&flags->task, &bar.logger);
     sp_status st = load_model(&model, &flags->model);
-    if (!st) st = load_prompt(&prompt, flags, model, &bar.logger);
+    if (!st && flags->prompt) st = load_prompt(&prompt, flags->prompt, true, flags->task_id, model, &bar.logger);
     if (!st) st = sp_ensemble_task(&task, given, (const sp_prompt *const *)&prompt, prompt ? 1 : 0);
     if (!st) st = sp_audit_create(&running, model, prompt, &options);
     stop_at_interrupt();

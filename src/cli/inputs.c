@@ -46,8 +46,8 @@ sp_status load_model(sp_model **out, const model_flags *flags)
     return sp_model_load(out, flags->path, &options);
 }
 
-static sp_status load_prompt(sp_prompt **out, const char *dir, bool is_only, size_t task_id, const sp_model *model,
-                             const sp_logger *logger)
+sp_status load_prompt(sp_prompt **out, const char *dir, bool is_only, size_t task_id, const sp_model *model,
+                      const sp_logger *logger)
 {
     sp_status st = sp_prompt_load(out, dir);
     if (!st) st = sp_prompt_check(*out, model, logger);
@@ -79,12 +79,17 @@ const sp_prompt *const *prompts_of(const prompt_list *list)
     return (const sp_prompt *const *)list->items;
 }
 
+sp_data_options data_options(const task_flags *flags, const sp_logger *logger)
+{
+    return (sp_data_options){.text_column = flags->text_column,
+                             .label_column = flags->label_column,
+                             .task_column = flags->task_column,
+                             .logger = logger};
+}
+
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger)
 {
-    sp_data_options options = {.text_column = flags->text_column,
-                               .label_column = flags->label_column,
-                               .task_column = flags->task_column,
-                               .logger = logger};
+    const sp_data_options options = data_options(flags, logger);
     return sp_dataset_load(out, path, &options);
 }
 

@@ -28,6 +28,11 @@ extern const option_row model_rows[], task_rows[], output_rows[];
 
 sp_status load_model(sp_model **out, const model_flags *flags);
 
+/* An adapter, checked against the model; its task task_id is used where it is the only one, or has several. *out on failure, too:
+ * free it. */
+sp_status load_prompt(sp_prompt **out, const char *dir, bool is_only, size_t task_id, const sp_model *model,
+                      const sp_logger *logger);
+
 typedef struct prompt_list {
     sp_prompt **items; /* several are an ensemble */
     size_t n;
@@ -41,6 +46,7 @@ void prompt_list_free(prompt_list *list);
 /* The list as the library's calls take it. */
 const sp_prompt *const *prompts_of(const prompt_list *list);
 
+sp_data_options data_options(const task_flags *flags, const sp_logger *logger);
 sp_status load_data(sp_dataset **out, const char *path, const task_flags *flags, const sp_logger *logger);
 
 /* A text file as it is, but for a byte order mark at its start; free. EXIT_DONE or, with a message, the exit code. */

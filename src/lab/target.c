@@ -2,8 +2,9 @@
 #include "lab/target.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "base/sort.h"
 
 static double mean_of(const double *x, size_t n)
 {
@@ -24,17 +25,11 @@ static void reverse(double *y, const double *x, size_t n, const void *data)
     for (size_t i = 0; i < n; i++) y[i] = x[n - 1 - i];
 }
 
-static int ascending(const void *left, const void *right)
-{
-    double a = *(const double *)left, b = *(const double *)right;
-    return (a > b) - (a < b);
-}
-
 static void sort(double *y, const double *x, size_t n, const void *data)
 {
     (void)data;
     memcpy(y, x, n * sizeof *y);
-    qsort(y, n, sizeof *y, ascending);
+    sp_sort_doubles(y, n);
 }
 
 static void mean(double *y, const double *x, size_t n, const void *data)

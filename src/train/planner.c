@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/rng.h"
+#include "base/sort.h"
 #include "base/status.h"
 #include "format/dataset.h"
 #include "train/evaluate.h"
@@ -238,15 +239,9 @@ static sp_power_law fit(planner *p)
     return law;
 }
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double quantile(double *values, size_t n, double share)
 {
-    qsort(values, n, sizeof *values, compare_doubles);
+    sp_sort_doubles(values, n);
     return values[(size_t)(share * (double)(n - 1) + 0.5)];
 }
 

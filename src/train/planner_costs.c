@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 
 #include "base/clock.h"
+#include "base/sort.h"
 #include "base/status.h"
 #include "model/model.h"
 #include "prompt/prompt.h"
@@ -13,15 +14,9 @@
 
 enum { N_TIMED_STEPS = 3, N_TIMED_TOKENS = 16 };
 
-static int compare_doubles(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double median(double *values, size_t n)
 {
-    qsort(values, n, sizeof *values, compare_doubles);
+    sp_sort_doubles(values, n);
     return values[n / 2];
 }
 
