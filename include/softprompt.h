@@ -594,8 +594,10 @@ SP_API sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dat
 typedef struct sp_audit sp_audit;
 
 typedef struct sp_audit_options {
-    double epsilon;        /* relative error of the polynomial in the place of exp; 0: 1e-3 */
-    bool with_prompt_rows; /* a prompt of embeddings has queries, too: they count in all maxima and in the criterion */
+    double epsilon;         /* relative error of the polynomial in the place of exp; 0: 1e-3 */
+    bool with_prompt_rows;  /* a prompt of embeddings has queries, too: they count in all maxima and in the criterion */
+    size_t n_left_out_rows; /* rows, at equal distances, on which virtual tokens are left out one by one, each of which is an
+                               evaluation of these rows; 0: 64, SIZE_MAX: none */
 } sp_audit_options;
 
 typedef enum sp_verdict {
@@ -625,6 +627,17 @@ typedef struct sp_audit_head {
     sp_verdict verdict;
 } sp_audit_head;
 
+enum { SP_AUDIT_NEIGHBOURS = 3 };
+
+typedef struct sp_audit_token {  /* a virtual token; NAN and -1 where a figure does not apply */
+    double norm;                 /* of its embedding; prompts of embeddings only, as nearest */
+    double key_norm, value_norm; /* root mean squares over layers and heads of its keys' and values' norms; keys and values only */
+    int32_t nearest[SP_AUDIT_NEIGHBOURS]; /* tokens whose embeddings have the largest cosine with its own, descending */
+    float cosine[SP_AUDIT_NEIGHBOURS];
+    double left_out_kl;   /* what it does to the labels: mean over rows of KL(with || without), over the candidates, in nats */
+    double left_out_loss; /* how much the loss rises without it: mean over rows of the mean over answer tokens, in nats */
+} sp_audit_token;
+
 typedef struct sp_audit_report {
     size_t n;                  /* the most keys that a row saw */
     size_t num_virtual_tokens; /* 0: no prompt */
@@ -633,7 +646,12 @@ typedef struct sp_audit_report {
     size_t n_truncated;        /* of those used, cut at the left */
     size_t n_layer, n_head;
     const sp_audit_head *heads; /* (n_layer * n_head), layer after layer */
-} sp_audit_report;              /* belongs to the audit, until its next call */
+
+    const sp_audit_token *tokens; /* (num_virtual_tokens); NULL: no prompt */
+    double vocabulary_norm[3];    /* of the vocabulary's embeddings: 5 %, 50 % and 95 % have at most that norm; 0: none, or keys and
+                                     values */
+    size_t n_left_out_rows;       /* that left_out_* are means over; 0: none */
+} sp_audit_report;                /* belongs to the audit, until its next call */
 
 /* `prompt` may be NULL: the model alone. Of a multitask prompt it is the task in use. Model and prompt must outlive it. */
 SP_API sp_status sp_audit_create(sp_audit **out, sp_model *model, const sp_prompt *prompt, const sp_audit_options *options);
@@ -648,6 +666,11 @@ SP_API sp_status sp_audit_text(sp_audit *audit, const int32_t *tokens, size_t n)
  * the prompt's own, or the defaults. FORMAT: no row can be used. */
 SP_API sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_options *options, const sp_task *task,
                                const sp_hooks *hooks);
+
+/* Where there is no data: eight texts of up to 256 tokens, which the model writes behind the prompt, sampled as they come
+ * (temperature 1). left_out_loss then estimates how far what it writes without a virtual token diverges. UNSUPPORTED: no BOS, no
+ * end token. */
+SP_API sp_status sp_audit_sampled(sp_audit *audit, uint64_t seed, const sp_hooks *hooks);
 
 /* What was found so far. FORMAT: no text was given yet. */
 SP_API sp_status sp_audit_get_report(const sp_audit_report **out, sp_audit *audit);

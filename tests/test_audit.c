@@ -1,6 +1,7 @@
 /* test_audit.c: audits of a tiny model: what must hold of the figures whatever the model, prompts made to be inside the criterion,
  * the spectrum's rank, and that memory does not grow with the data. The figures themselves: tests/oracle/audit.py. */
 #define _GNU_SOURCE /* mkstemps */
+#include <malloc.h>
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -298,6 +299,44 @@ static void test_rank(void **state)
     sp_arena_free(scratch);
 }
 
+/* ---- the prompt's own report ---- */
+
+/* A prompt of tokens' embeddings: each is its own nearest, with cosine 1. */
+static void test_nearest_tokens(void **state)
+{
+    (void)state;
+    enum { N = 5 };
+    sp_prompt *prompt = make_prompt(SP_METHOD_PROMPT, N);
+    const size_t length = 20;
+    assert_int_equal(sp_model_embed(sp_prompt_embeddings(prompt), model, text, N), SP_OK);
+    sp_audit *audit = audit_texts(prompt, NULL, &length, 1);
+    const sp_audit_report *r = report_of(audit);
+    assert_true(r->vocabulary_norm[0] > 0 && r->vocabulary_norm[0] <= r->vocabulary_norm[1] &&
+                r->vocabulary_norm[1] <= r->vocabulary_norm[2]);
+    for (size_t t = 0; t < N; t++) {
+        assert_int_equal(r->tokens[t].nearest[0], text[t]);
+        assert_true(fabsf(r->tokens[t].cosine[0] - 1) < 1e-5f && r->tokens[t].cosine[1] < 1 && r->tokens[t].norm > 0);
+        assert_true(isnan(r->tokens[t].key_norm) && isnan(r->tokens[t].left_out_loss));
+    }
+    assert_int_equal(r->n_left_out_rows, 0);
+    sp_audit_free(audit);
+    sp_prompt_free(prompt);
+}
+
+/* A virtual token whose embedding is 0 has no direction, and nothing is near to it. */
+static void test_token_without_direction(void **state)
+{
+    (void)state;
+    sp_prompt *prompt = make_prompt(SP_METHOD_PROMPT, 2);
+    const size_t length = 9;
+    memset(sp_prompt_embeddings(prompt), 0, sp_prompt_width(prompt) * sizeof(float));
+    sp_audit *audit = audit_texts(prompt, NULL, &length, 1);
+    const sp_audit_report *r = report_of(audit);
+    assert_true(r->tokens[0].norm == 0 && r->tokens[0].nearest[0] == -1 && r->tokens[1].nearest[2] >= 0);
+    sp_audit_free(audit);
+    sp_prompt_free(prompt);
+}
+
 /* ---- data ---- */
 
 static void write_rows(const char *path, size_t n)
@@ -327,6 +366,7 @@ static void note_memory(void *user, const sp_progress *progress)
     (void)user;
     assert_true(progress->done <= progress->total);
     if (n_calls++ % 16) return;
+    malloc_trim(0); /* what was freed and is kept for later is no growth */
     long now = resident_kilobytes();
     if (now > most_kilobytes) most_kilobytes = now;
 }
@@ -346,6 +386,49 @@ static long memory_of_rows(size_t n)
     sp_audit_free(audit);
     unlink(path);
     return most_kilobytes;
+}
+
+/* The loss without the only virtual token is that of the model alone. */
+static void test_the_only_token_left_out(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/sp-audit-XXXXXX.jsonl";
+    int file = mkstemps(path, 6);
+    assert_true(file >= 0 && !close(file));
+    write_rows(path, 12);
+    sp_prompt *prompt = make_prompt(SP_METHOD_PREFIX, 1);
+    sp_dataset *data;
+    sp_evaluation with, alone;
+    sp_audit *audit;
+    assert_int_equal(sp_dataset_load(&data, path, NULL), SP_OK);
+    assert_int_equal(sp_evaluate(&with, model, prompt, NULL, data, NULL, NULL), SP_OK);
+    assert_int_equal(sp_evaluate(&alone, model, NULL, NULL, data, NULL, NULL), SP_OK);
+    assert_int_equal(sp_audit_create(&audit, model, prompt, &(sp_audit_options){.n_left_out_rows = 100}), SP_OK);
+    assert_int_equal(sp_audit_data(audit, path, NULL, NULL, NULL), SP_OK);
+    const sp_audit_report *r = report_of(audit);
+    assert_int_equal(r->n_left_out_rows, 12);
+    assert_true(fabs(r->tokens[0].left_out_loss - (alone.loss - with.loss)) < 1e-5);
+    assert_true(r->tokens[0].left_out_kl > 0 && r->tokens[0].key_norm > 0 && r->tokens[0].value_norm > 0);
+    sp_audit_free(audit);
+    sp_dataset_free(data);
+    sp_prompt_free(prompt);
+    unlink(path);
+}
+
+static void test_texts_that_the_model_writes(void **state)
+{
+    (void)state;
+    sp_prompt *prompt = make_prompt(SP_METHOD_PROMPT, 3);
+    sp_audit *audit;
+    const sp_audit_report *r;
+    assert_int_equal(sp_audit_create(&audit, model, prompt, &(sp_audit_options){.n_left_out_rows = 2}), SP_OK);
+    assert_int_equal(sp_audit_sampled(audit, 5, NULL), SP_OK);
+    r = report_of(audit);
+    assert_int_equal(r->n_texts, 8);
+    assert_int_equal(r->n_left_out_rows, 2);
+    for (size_t t = 0; t < 3; t++) assert_true(isfinite(r->tokens[t].left_out_loss) && isnan(r->tokens[t].left_out_kl));
+    sp_audit_free(audit);
+    sp_prompt_free(prompt);
 }
 
 /* 300 kB of data or a twentieth of it. The sanitizers keep memory that was freed. */
@@ -437,6 +520,10 @@ int main(void)
         cmocka_unit_test(test_numbers_that_are_none),
         cmocka_unit_test(test_rank),
         cmocka_unit_test(test_memory_does_not_grow_with_data),
+        cmocka_unit_test(test_nearest_tokens),
+        cmocka_unit_test(test_token_without_direction),
+        cmocka_unit_test(test_the_only_token_left_out),
+        cmocka_unit_test(test_texts_that_the_model_writes),
         cmocka_unit_test(test_rows_of_data),
         cmocka_unit_test(test_what_is_refused),
     };

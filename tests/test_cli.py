@@ -161,7 +161,6 @@ class UsageErrors(Case):
         ((*EVAL, "--batch-size", "0"), ["--batch-size"]),
         ((*EVAL, "--template", "x"), ["--template", "{text}"]),
         (("audit", "-d", "a"), ["--model"]),
-        (("audit", "-m", "a"), ["--data"]),
         ((*AUDIT, "stray"), ['"stray"']),
         ((*AUDIT, "--epsilon", "1"), ["--epsilon", "0.999"]),
         ((*AUDIT, "--epsilon", "0"), ["--epsilon"]),
@@ -264,7 +263,7 @@ class Help(Case):
                     "--task --task-column",
             "run": "--task --raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
                    "--stop --seed --threads --json",
-            "audit": "--prompt --data --task --epsilon --prompt-rows --heads --template --verbalizer --text-column --label-column "
+            "audit": "--prompt --data --seed --plot --task --epsilon --prompt-rows --left-out --heads --template --verbalizer --text-column --label-column "
                      "--max-length --threads --json --quiet",
             "info": "--json",
         }
@@ -688,7 +687,9 @@ class Eval(WithModel):
 
 
 class Audit(WithModel):
-    KEYS = ["n", "num_virtual_tokens", "texts", "rows", "skipped_rows", "truncated_rows", "epsilon", "prompt_rows", "heads"]
+    KEYS = ["n", "num_virtual_tokens", "texts", "rows", "skipped_rows", "truncated_rows", "epsilon", "prompt_rows", "heads",
+            "prompt"]
+    TOKEN = ["norm", "key_norm", "value_norm", "nearest", "left_out_kl", "left_out_loss"]
     HEAD = ["layer", "head", "max_entry_q", "max_entry_k", "max_score", "max_score_centred", "cauchy_schwarz", "criterion", "n_keys",
             "entries_ratio", "scores_ratio", "entropy", "sink_mass", "prompt_mass", "key_rank_99", "degree", "features", "cost_ratio",
             "verdict"]
@@ -722,8 +723,43 @@ class Audit(WithModel):
             self.assertLessEqual(a["entries_ratio"], b["entries_ratio"])
         self.assertTrue(any(head["n_keys"] < 4 for head in with_rows["heads"]))
 
+    def test_report_of_the_prompt(self):
+        prompt = json.loads(self.check(self.audit("-p", self.dir, "--json", "-q", "--left-out", 5), 0).stdout)["prompt"]
+        self.assertEqual(list(prompt), ["vocabulary_norm", "left_out_rows", "virtual_tokens"])
+        self.assertEqual((prompt["left_out_rows"], len(prompt["virtual_tokens"])), (5, 4))
+        norms = list(prompt["vocabulary_norm"].values())
+        self.assertEqual(norms, sorted(norms))
+        for token in prompt["virtual_tokens"]:
+            self.assertEqual(list(token), self.TOKEN)
+            cosines = [near["cosine"] for near in token["nearest"]]
+            self.assertEqual((len(cosines), cosines), (3, sorted(cosines, reverse=True)))
+            self.assertTrue(token["norm"] > 0 and token["key_norm"] is None and token["left_out_kl"] >= 0)
+        self.assertTrue(any(token["left_out_kl"] > 0 for token in prompt["virtual_tokens"]))
+        none = json.loads(self.check(self.audit("-p", self.dir, "--json", "-q", "--left-out", 0), 0).stdout)["prompt"]
+        self.assertEqual(none["left_out_rows"], 0)
+        self.assertIsNone(none["virtual_tokens"][0]["left_out_kl"])
+
+    def test_without_data(self):
+        """The model writes the texts: the same for the same seed."""
+        first, again, other = (json.loads(self.check(softprompt("audit", "-m", MODEL, "-p", self.dir, "--json", "-q", "--seed", seed), 0).stdout)
+                               for seed in (1, 1, 2))
+        self.assertEqual(first, again)
+        self.assertNotEqual(first["rows"], other["rows"])
+        self.assertEqual((first["texts"], first["prompt"]["left_out_rows"]), (8, 8))
+        self.assertIsNone(first["prompt"]["virtual_tokens"][0]["left_out_kl"])
+        self.assertIsNotNone(first["prompt"]["virtual_tokens"][0]["left_out_loss"])
+
+    def test_heat_maps(self):
+        svg, png = self.work / "heads.svg", self.work / "heads.png"
+        result = self.check(self.audit("-p", self.dir, "-q", "--left-out", 0, "--plot", svg, "--plot", png), 0)
+        self.assertRegex(result.stdout, rf"(?m)^plot +{re.escape(str(png))}$")
+        self.assertIn("weight on the prompt", svg.read_text())
+        self.assertEqual(png.read_bytes()[:4], b"\x89PNG")
+        self.assert_message(self.audit("-q", "--plot", self.work / "heads.pdf"), 1, ".svg or a .png")
+
     def test_model_alone(self):
         found = json.loads(self.check(self.audit("--json", "-q", *TASK), 0).stdout)
+        self.assertIsNone(found["prompt"])
         self.assertEqual(found["num_virtual_tokens"], 0)
         for head in found["heads"]:
             self.assertEqual((head["prompt_mass"], head["key_rank_99"]), (0, None))
@@ -734,6 +770,8 @@ class Audit(WithModel):
         self.assertRegex(result.stdout, r"(?m)^verdict +\d+ heads inside, \d+ by their scores, \d+ beyond, of \d+$")
         self.assertRegex(result.stdout, r"(?m)^ +0 .* [isb]+$")
         self.assertRegex(result.stderr, rf"(?m)^audit {self.n_rows}/{self.n_rows}  ")
+        self.assertRegex(result.stderr, r"(?m)^left out 4/4  ")
+        self.assertRegex(result.stdout, r'(?m)^ +[0-3] +0\.\d{4} +-?\d.* +- +-   ".*" \d\.\d\d')
         heads = self.check(self.audit("-p", self.dir, "--heads", "-q"), 0)
         self.assertEqual(heads.stderr, "")
         self.assertGreater(len(re.findall(r"(?m)^ +\d+ +\d+ .* (?:inside|scores|beyond)$", heads.stdout)), 1)

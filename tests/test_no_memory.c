@@ -474,7 +474,7 @@ static void audits(void **state)
     (void)state;
     assert_non_null(rows);
     assert_int_equal(sp_write_file_atomic(rows, &(sp_bytes){text, sizeof text - 1}, 1), SP_OK);
-    fail_each_but(5, run_audit, dir, 120); /* the model's, two engines' and the layers' arenas */
+    fail_each_but(7, run_audit, dir, 160); /* the model's, three engines' and the layers' arenas */
     free(rows);
     free(path);
     remove_directory(dir);

@@ -7,6 +7,7 @@
  * pass. Memory: one pass, whatever the number of texts. Cost: a forward pass and about one and a half times its attention. */
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "audit/internal.h"
 #include "audit/spectrum.h"
@@ -16,7 +17,10 @@
 #include "prompt/prompt.h"
 #include "train/scorer.h"
 
-enum { ROWS_AT_ONCE = 1024 }; /* texts wait until so many rows are there */
+enum {
+    ROWS_AT_ONCE = 1024, /* texts wait until so many rows are there */
+    DEFAULT_LEFT_OUT_ROWS = 64
+};
 
 static const double RANK_SHARE = 0.99, DEFAULT_EPSILON = 1e-3;
 
@@ -109,6 +113,18 @@ sp_status sp_audit_text(sp_audit *audit, const int32_t *tokens, size_t n)
     return a->tree.n_rows - a->n_front >= ROWS_AT_ONCE ? flush(a) : SP_OK;
 }
 
+sp_status sp_audit_row(sp_audit *audit, const sp_encoded_row *row)
+{
+    const size_t n_answer = row->right == SIZE_MAX ? 1 : row->n_candidate[row->right], n = row->n_context + n_answer - 1;
+    int32_t *tokens = malloc((n + 1) * sizeof *tokens);
+    if (!tokens) return sp_fail_no_memory((n + 1) * sizeof *tokens);
+    if (row->n_context) memcpy(tokens, row->context, row->n_context * sizeof *tokens);
+    if (n_answer > 1) memcpy(tokens + row->n_context, row->candidates[row->right], (n_answer - 1) * sizeof *tokens);
+    sp_status st = sp_audit_text(audit, tokens, n);
+    free(tokens);
+    return st;
+}
+
 /* ---- the audit itself ---- */
 
 /* Puts the prompt's keys into the engine. */
@@ -116,8 +132,9 @@ static sp_status place_prompt(sp_audit *a)
 {
     if (!a->prompt) return SP_OK;
     const sp_root root = sp_root_of_prompt(a->prompt);
-    a->n_front = root.n;
-    sp_status st = sp_tree_add_prompt(&a->prompt_run, &a->tree, root.n);
+    a->report.num_virtual_tokens = a->n_front = root.n;
+    sp_status st = sp_audit_describe_tokens(a, &root);
+    if (!st) st = sp_tree_add_prompt(&a->prompt_run, &a->tree, root.n);
     if (!st && root.keys_values) return sp_engine_set_keys_values(a->engine, 0, root.keys_values, root.n);
     return st ? st : run_pass(a, 0, root.embeddings, a->options.with_prompt_rows ? see_prompt : NULL);
 }
@@ -145,10 +162,8 @@ static sp_status open_audit(sp_audit *a)
     if (!st && a->prompt) st = sp_prompt_check(a->prompt, a->model, NULL);
     if (!st) st = sp_arena_create(&a->scratch);
     if (!st) st = sp_engine_create(&a->engine, a->model);
-    if (!st) st = place_prompt(a);
-    a->report =
-        (sp_audit_report){.num_virtual_tokens = a->n_front, .n_layer = info.n_layer, .n_head = info.n_head, .heads = a->heads};
-    return st;
+    a->report = (sp_audit_report){.n_layer = info.n_layer, .n_head = info.n_head, .heads = a->heads};
+    return st ? st : place_prompt(a);
 }
 
 sp_status sp_audit_create(sp_audit **out, sp_model *model, const sp_prompt *prompt, const sp_audit_options *options)
@@ -160,6 +175,8 @@ sp_status sp_audit_create(sp_audit **out, sp_model *model, const sp_prompt *prom
     a->prompt = prompt;
     a->prompt_run = SP_NO_RUN;
     if (options) a->options = *options;
+    if (a->options.n_left_out_rows == 0) a->options.n_left_out_rows = DEFAULT_LEFT_OUT_ROWS;
+    if (a->options.n_left_out_rows == SIZE_MAX) a->options.n_left_out_rows = 0;
     if (a->options.epsilon == 0) a->options.epsilon = DEFAULT_EPSILON;
     sp_status st = open_audit(a);
     if (st)
@@ -180,6 +197,7 @@ void sp_audit_free(sp_audit *audit)
     free(audit->figures);
     free(audit->ranks);
     free(audit->heads);
+    free(audit->tokens);
     free(audit);
 }
 

@@ -8,6 +8,7 @@
 
 #include "audit/internal.h"
 #include "base/clock.h"
+#include "base/sizes.h"
 #include "base/status.h"
 #include "prompt/task.h"
 #include "train/encoded.h"
@@ -25,7 +26,9 @@ typedef struct reading {
 
     const sp_task *task;
     size_t room;
-    size_t n_done, n_left_out;
+    size_t n_done, n_unusable;
+    sp_encoded_row *kept; /* (n_kept, of max_kept) rows at equal distances, on which virtual tokens are left out */
+    size_t n_kept, max_kept;
     const sp_hooks *hooks;
     double begin;
 } reading;
@@ -75,17 +78,14 @@ static void report_progress(const reading *r)
     r->hooks->progress(r->hooks->user, &progress);
 }
 
-/* The tokens that the model reads: all of context and answer that something is predicted behind. */
-static sp_status read_row(sp_audit *audit, const sp_encoded_row *row)
+/* Keeps row number `index` of the file where it is one of max_kept at equal distances; else it is forgotten. */
+static void keep_or_clear(reading *r, sp_encoded_row *row, size_t index)
 {
-    const size_t n_answer = row->right == SIZE_MAX ? 1 : row->n_candidate[row->right], n = row->n_context + n_answer - 1;
-    int32_t *tokens = malloc((n + 1) * sizeof *tokens);
-    if (!tokens) return sp_fail_no_memory((n + 1) * sizeof *tokens);
-    if (row->n_context) memcpy(tokens, row->context, row->n_context * sizeof *tokens);
-    if (n_answer > 1) memcpy(tokens + row->n_context, row->candidates[row->right], (n_answer - 1) * sizeof *tokens);
-    sp_status st = sp_audit_text(audit, tokens, n);
-    free(tokens);
-    return st;
+    const double step = (double)r->n_rows / (double)r->max_kept;
+    if (r->n_kept < r->max_kept && (double)index >= (double)r->n_kept * step)
+        r->kept[r->n_kept++] = *row;
+    else
+        sp_encoded_row_clear(row);
 }
 
 static sp_status audit_row(void *user, const sp_row *row)
@@ -98,18 +98,25 @@ static sp_status audit_row(void *user, const sp_row *row)
     if (st == SP_ERR_MEMORY) return st;
     r->n_done++;
     if (st) {
-        if (++r->n_left_out <= MAX_NAMED)
+        if (++r->n_unusable <= MAX_NAMED)
             sp_log(r->hooks ? r->hooks->logger : NULL, SP_LOG_WARNING, "%s; row left out", sp_message());
         return SP_OK;
     }
-    st = read_row(r->audit, &encoded);
+    st = sp_audit_row(r->audit, &encoded);
     r->audit->report.n_truncated += encoded.truncated;
-    sp_encoded_row_clear(&encoded);
+    keep_or_clear(r, &encoded, r->n_done - 1);
     report_progress(r);
     return st;
 }
 
 /* ---- both ---- */
+
+static sp_status reserve_kept(reading *r)
+{
+    r->max_kept = r->audit->prompt ? sp_smaller(r->audit->options.n_left_out_rows, r->n_rows) : 0;
+    r->kept = calloc(r->max_kept + 1, sizeof *r->kept);
+    return r->kept ? SP_OK : sp_fail_no_memory((r->max_kept + 1) * sizeof *r->kept);
+}
 
 static sp_status read_twice(reading *r, const sp_data_options *options, sp_task *task)
 {
@@ -122,14 +129,17 @@ static sp_status read_twice(reading *r, const sp_data_options *options, sp_task 
         task->verbalizers = r->labels;
         task->n_verbalizers = r->n_labels;
     }
-    if ((st = sp_task_check(task))) return st;
+    if ((st = sp_task_check(task)) || (st = reserve_kept(r))) return st;
     r->task = task;
     r->begin = sp_seconds();
     st = sp_dataset_visit(r->path, options, audit_row, r, &n_skipped);
-    if (!st && r->n_left_out == r->n_done)
+    if (!st && r->n_unusable == r->n_done)
         return sp_fail(SP_ERR_FORMAT, "%s: none of %zu rows can be used; the last: %s", r->path, r->n_rows, sp_message());
-    if (!st) r->audit->report.n_skipped += n_skipped + r->n_left_out;
-    return st;
+    if (st) return st;
+    r->audit->report.n_skipped += n_skipped + r->n_unusable;
+    if (!r->audit->prompt) return SP_OK;
+    const sp_root root = sp_root_of_prompt(r->audit->prompt);
+    return sp_audit_leave_out(r->audit, &root, r->kept, r->n_kept, r->hooks);
 }
 
 sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_options *options, const sp_task *task,
@@ -143,5 +153,7 @@ sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_options
     if (!st) st = read_twice(&r, options, &completed);
     for (size_t i = 0; i < r.n_labels; i++) free((char *)(uintptr_t)r.labels[i].label);
     free(r.labels);
+    for (size_t i = 0; i < r.n_kept; i++) sp_encoded_row_clear(&r.kept[i]);
+    free(r.kept);
     return st;
 }

@@ -26,24 +26,37 @@ static void write_quoted(FILE *gnuplot, const char *text)
     fputc('\'', gnuplot);
 }
 
-FILE *plot_open(const char *path)
+bool plot_check_name(const char *path)
 {
-    bool svg = ends_in(path, ".svg");
-    if (!svg && !ends_in(path, ".png")) {
-        report_line("%s: a plot is a .svg or a .png file", path);
-        return NULL;
-    }
+    if (ends_in(path, ".svg") || ends_in(path, ".png")) return true;
+    report_line("%s: a plot is a .svg or a .png file", path);
+    return false;
+}
+
+FILE *plot_open_sized(const char *path, int width, int height)
+{
+    const bool svg = ends_in(path, ".svg");
+    if (!plot_check_name(path)) return NULL;
     FILE *gnuplot = popen("gnuplot -", "w");
     if (!gnuplot) {
         report_line("cannot start gnuplot: %s", strerror(errno));
         return NULL;
     }
-    fprintf(gnuplot, "set terminal %s\nset output ",
-            svg ? "svg size 840,520 dynamic background rgb 'white' font 'Helvetica,Arial,sans-serif,14'"
-                : "pngcairo size 1260,780 font 'sans,14' fontscale 1.25 linewidth 1.5 pointscale 1.6");
+    if (svg)
+        fprintf(gnuplot, "set terminal svg size %d,%d dynamic background rgb 'white' font 'Helvetica,Arial,sans-serif,14'\n", width,
+                height);
+    else
+        fprintf(gnuplot, "set terminal pngcairo size %d,%d font 'sans,14' fontscale 1.25 linewidth 1.5 pointscale 1.6\n",
+                width * 3 / 2, height * 3 / 2);
+    fprintf(gnuplot, "set output ");
     write_quoted(gnuplot, path);
     fputc('\n', gnuplot);
     return gnuplot;
+}
+
+FILE *plot_open(const char *path)
+{
+    return plot_open_sized(path, 840, 520);
 }
 
 int plot_close(FILE *gnuplot, const char *path)

@@ -200,10 +200,69 @@ def reference(model, texts, n_layer, n_head, forward, n_prompt, with_prompt_rows
     return heads
 
 
-def prefix_keys(directory, n_layer, n_kv, d_head):
+def prefix_matrix(directory):
+    """(P, layers * 2 * kv heads * d_head)"""
     prompt = softprompt.Prompt(directory)  # which its values belong to
-    matrix = torch.from_numpy(prompt.values().copy()).double()
-    return matrix.reshape(len(matrix), n_layer, 2, n_kv, d_head)[:, :, 0]
+    return torch.from_numpy(prompt.values().copy())
+
+
+# ---- the prompt's own report ----
+
+
+def without(matrix, index):
+    return torch.cat([matrix[:index], matrix[index + 1:]])
+
+
+def nearest_differ(token, cosines):
+    """Of the three that the audit names: how far their cosines are from the largest, and from what it says they are."""
+    largest = cosines.topk(3).values
+    ours = torch.tensor([n["cosine"] for n in token["nearest"]])
+    theirs = cosines[[n["token"] for n in token["nearest"]]]
+    return max((ours - largest).abs().max().item(), (theirs - largest).abs().max().item())
+
+
+def check_embeddings(found, base, matrix):
+    """Norms, those of the vocabulary, and the nearest tokens, by torch in f64."""
+    table = base.get_input_embeddings()(torch.arange(base.config.vocab_size)).double()
+    matrix, norms = matrix.double(), table.norm(dim=1)
+    ordered, last = norms.sort().values, len(norms) - 1
+    percentiles = [ordered[int(share * last)].item() for share in (0.05, 0.5, 0.95)]
+    good = report("    norms of the vocabulary", max(abs(a / b - 1) for a, b in zip(found["vocabulary_norm"].values(), percentiles)), 1e-5)
+    worst_norm = max(abs(token["norm"] / row.norm().item() - 1) for token, row in zip(found["virtual_tokens"], matrix))
+    cosines = torch.nn.functional.normalize(matrix, dim=1) @ torch.nn.functional.normalize(table, dim=1).T
+    worst = max(nearest_differ(token, row) for token, row in zip(found["virtual_tokens"], cosines))
+    return good & report("    norms of virtual tokens", worst_norm, 1e-5) & report("    cosines of the nearest tokens", worst, 1e-5)
+
+
+def check_keys_values(found, matrix, n_layer, n_kv):
+    """Root mean squares over layers and heads of the norms of keys and of values."""
+    norms = matrix.double().reshape(len(matrix), n_layer, 2, n_kv, -1).norm(dim=-1).square().mean((1, 3)).sqrt()
+    pairs = [(token[key], norms[i, which].item()) for i, token in enumerate(found["virtual_tokens"])
+             for which, key in enumerate(("key_norm", "value_norm"))]
+    return report("    norms of keys and values", max(abs(ours / theirs - 1) for ours, theirs in pairs), 1e-5)
+
+
+def losses_without(loss_of, matrix):
+    """How much the loss rises without each row. loss_of(matrix)"""
+    with torch.no_grad():
+        whole = loss_of(matrix)
+        return [(loss_of(without(matrix, i)) - whole).item() for i in range(len(matrix))]
+
+
+def check_left_out(found, rises):
+    ours = [token["left_out_loss"] for token in found["virtual_tokens"]]
+    return report("    loss without each, nats", max(abs(a - b) for a, b in zip(ours, rises)), 2e-5 * max(1, *map(abs, rises)))
+
+
+def prefix_loss(base, examples):
+    """loss(keys and values), through PEFT, as a prefix of as many virtual tokens as there are rows"""
+
+    def loss(matrix):
+        model = peft.get_peft_model(base, keys_values.CONFIGS["PREFIX_TUNING"](len(matrix)))
+        model.prompt_encoder["default"].load_prompt_embeddings(matrix)
+        return keys_values.peft_loss(model.eval(), examples)
+
+    return loss
 
 
 def check_model(name, path, texts, prompts, n_degrees):
@@ -226,13 +285,18 @@ def check_model(name, path, texts, prompts, n_degrees):
                        (len(tokens), sum(map(len, tokens)), max(map(len, tokens))), 0)
 
         for what, prompt in prompts.items():
+            examples = [(t, len(t) - 1) for t in (model.tokenize(text) for text in texts)]
             if isinstance(prompt, str):
-                keys = prefix_keys(prompt, n_layer, n_kv, d_head)
+                matrix = prefix_matrix(prompt)
+                keys = matrix.double().reshape(len(matrix), n_layer, 2, n_kv, d_head)[:, :, 0]
                 theirs = peft.PeftModel.from_pretrained(hf_model.load(path), prompt)
                 theirs.base_model.set_attn_implementation("probe")
                 heads = reference(theirs, tokens, n_layer, n_head, lambda t: theirs(input_ids=torch.tensor([t])), len(keys))
                 ranks = [[rank_99(keys[:, l, h]) for h in range(n_kv)] for l in range(n_layer)]
-                good &= compare(f"{name}, {what}", run_audit(path, data, prompt), heads, ranks, d_head, 1)
+                ours = run_audit(path, data, prompt)
+                good &= compare(f"{name}, {what}", ours, heads, ranks, d_head, 1)
+                good &= check_keys_values(ours["prompt"], matrix, n_layer, n_kv)
+                good &= check_left_out(ours["prompt"], losses_without(prefix_loss(hf_model.load(path), examples), matrix))
                 continue
             where = os.path.join(directory, what)
             os.mkdir(where)
@@ -245,7 +309,10 @@ def check_model(name, path, texts, prompts, n_degrees):
             for flags in ((), ("--prompt-rows",)):
                 heads = reference(base, tokens, n_layer, n_head, forward, len(rows), bool(flags))
                 ranks = [[rank_99(k[:len(rows)]) for k in seen.k] for seen in Seen.calls]
-                good &= compare(f"{name}, {what} {' '.join(flags)}", run_audit(path, data, where, *flags), heads, ranks, d_head, 1)
+                ours = run_audit(path, data, where, *flags)
+                good &= compare(f"{name}, {what} {' '.join(flags)}", ours, heads, ranks, d_head, 1)
+            good &= check_embeddings(ours["prompt"], base, rows)
+            good &= check_left_out(ours["prompt"], losses_without(lambda matrix: engine.torch_loss(base, matrix, examples), rows))
     return good
 
 
@@ -271,6 +338,34 @@ def tiny(beginning=""):
     return good
 
 
+def check_labels(path, embeddings):
+    """Divergence of the labels' probabilities without each virtual token: of reviews, against transformers'."""
+    base, model, labels = hf_model.load(path), softprompt.Model(path), (" positive", " negative")
+    texts = ["a gorgeous, witty, seductive movie", "dull", "the kind of film that one walks out of, were it not so cold outside"]
+    contexts = [model.tokenize(f"Review: {text}\nSentiment:") for text in texts]
+    answers = [model.tokenize(label)[-1:] for label in labels]
+
+    def distributions(matrix):
+        rows = [engine.torch_logits(base, matrix, context)[-1] for context in contexts]
+        return torch.stack([row.double().log_softmax(0)[[answer[0] for answer in answers]].log_softmax(0) for row in rows])
+
+    matrix = torch.from_numpy(embeddings)
+    with torch.no_grad():
+        full = distributions(matrix)
+        theirs = [(full.exp() * (full - distributions(without(matrix, i)))).sum(1).mean().item() for i in range(len(matrix))]
+    with tempfile.TemporaryDirectory() as directory:
+        softprompt.write_adapter(directory, embeddings)
+        data = os.path.join(directory, "reviews.jsonl")
+        with open(data, "w") as f:
+            f.writelines(json.dumps({"text": text, "label": "positive"}) + "\n" for text in texts)
+        flags = [f"--verbalizer={label.strip()}={label}" for label in labels]
+        found = run_audit(path, data, directory, "--template", "Review: {text}\nSentiment:", *flags)["prompt"]
+    ours = [token["left_out_kl"] for token in found["virtual_tokens"]]
+    print(f"    divergences from {min(theirs):.2g} to {max(theirs):.2g} nats")
+    return report("SmolLM2, labels without each virtual token: divergence", max(abs(a - b) for a, b in zip(ours, theirs)) / max(theirs),
+                  TOLERANCE)
+
+
 def smollm2():
     """Reviews behind a prompt of the vocabulary's embeddings and behind a prefix of a text's keys and values, and a piece of news."""
     rng, base = np.random.default_rng(5), hf_model.load(hf_model.SMOLLM2)
@@ -282,7 +377,8 @@ def smollm2():
         cartridge.prompt_encoder["default"].load_prompt_embeddings(keys_values.tokens_keys_values(hf_model.load(hf_model.SMOLLM2),
                                                                                                    engine.news_tokens(400)[-16:]))
         cartridge.save_pretrained(directory)
-        return check_model("SmolLM2", hf_model.SMOLLM2, texts, {"embeddings": embeddings, "keys and values": directory}, 12)
+        good = check_model("SmolLM2", hf_model.SMOLLM2, texts, {"embeddings": embeddings, "keys and values": directory}, 12)
+    return good & check_labels(hf_model.SMOLLM2, embeddings)
 
 
 if __name__ == "__main__":
