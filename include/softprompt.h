@@ -894,6 +894,61 @@ typedef struct sp_capacity_bound_report {
 /* ARGUMENT: a number out of range, by name; a grid beyond 2^62. */
 SP_API sp_status sp_lab_capacity_bound(sp_capacity_bound_report *out, const sp_capacity_bound_options *options);
 
+/* The phase transition of arXiv 2411.16525 (after Alman and Song, arXiv 2302.13214), timed: attention over n keys whose entries,
+ * and whose queries', are B = c sqrt(ln n), so that scores q . k / d are at most c^2 ln n; docs/theory.md, section 3. */
+typedef struct sp_phase_options {
+    size_t d;                      /* of a head, and of its values; 0: 8 */
+    double epsilon;                /* of the polynomial in the place of exp; 0: 1e-3 */
+    size_t min_log2_n, max_log2_n; /* n = 2^min .. 2^max; 0: 10 and 20 */
+    size_t hard_log2_n;            /* of the hard instances, an even number; 0: 14 */
+    double seconds;                /* no single run that is expected to take longer; 0: 10 */
+    uint64_t seed;
+} sp_phase_options;
+
+enum { SP_PHASE_N_C = 5, SP_PHASE_MAX_SIZES = 21, SP_PHASE_N_HARD = 13, SP_PHASE_HARD_D = 32 };
+
+typedef struct sp_phase_point {
+    double c;
+    size_t n;
+    double entry, range; /* B, and B^2: scores are at most that */
+    size_t degree;       /* that epsilon takes on this range; SIZE_MAX: more than 16, and what follows is 0 and NAN */
+    size_t features;
+    double seconds; /* of the polynomial; NAN: it would take longer than allowed */
+    size_t n_exact; /* queries that the polynomial did not serve */
+    double bound;   /* the certificate's, of values in [-1/2, 1/2] */
+} sp_phase_point;
+
+typedef struct sp_phase_size { /* the exact kernel, whose time does not depend on numbers */
+    size_t n;
+    double seconds;
+    bool extended; /* by n^2 from the last that was run */
+} sp_phase_size;
+
+/* Hard instances: n^(1/2) clusters of n^(1/2) keys in {-B, B}^32. Of a query's cluster one key is the query itself and carries the
+ * right answer, +1 or -1; all others agree with it in half as many more coordinates than not, and carry the wrong one. A softmax
+ * answers right where e^(B^2) > n^(1/2) e^(B^2 / 2), which is c > 1. */
+typedef struct sp_phase_hard {
+    double c, range;
+    double exact_right, polynomial_right;   /* shares of queries whose output has the right sign */
+    double exact_output, polynomial_output; /* mean of output times right answer */
+    double refused;                         /* the share of queries that the certificate says were beyond the polynomial's range */
+} sp_phase_hard;
+
+typedef struct sp_phase_report {
+    sp_phase_options options; /* with defaults in */
+    size_t n_sizes;
+    sp_phase_size sizes[SP_PHASE_MAX_SIZES];
+    sp_phase_point points[SP_PHASE_N_C][SP_PHASE_MAX_SIZES];
+    double exact_exponent;          /* of time against n, from 2^12 on, of what was run; NAN: fewer than three sizes */
+    double exponents[SP_PHASE_N_C]; /* of the polynomial's */
+    size_t hard_n, hard_degree, hard_features;
+    double hard_range; /* what that degree serves: the polynomial's scores are shrunk into it */
+    sp_phase_hard hard[SP_PHASE_N_HARD];
+} sp_phase_report;
+
+/* Processor time of the calling thread. Stopped, the report holds what was found until then. ARGUMENT: a number out of range. */
+SP_API sp_status sp_lab_phase(sp_phase_report *out, const sp_phase_options *options, const sp_hooks *hooks);
+
 /* What is to be reproduced. */
 typedef enum sp_cram_kind {
     SP_CRAM_NATURAL,  /* the texts as they are */

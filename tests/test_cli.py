@@ -10,6 +10,7 @@ Standard library only.
 import contextlib
 import fcntl
 import json
+import math
 import os
 import pty
 import re
@@ -293,7 +294,30 @@ class Lab(Case):
     def test_names(self):
         self.assert_message(softprompt("lab"), 2, "no experiment")
         self.assert_message(softprompt("lab", "universal"), 2, "did you mean universality")
-        self.assert_message(softprompt("lab", "phase"), 2, "phase", "not in this version")
+        self.assert_message(softprompt("lab", "phases"), 2, "did you mean phase")
+
+    def test_phase(self):
+        with tempfile.TemporaryDirectory() as work:
+            plot = Path(work, "phase.svg")
+            command = ("lab", "phase", "-q", "--min-log2-n", 7, "--max-log2-n", 9, "--hard-log2-n", 8, "--seconds", 1, "--plot", plot)
+            found = json.loads(self.check(softprompt(*command, "--json"), 0).stdout)
+            self.assertIn("hard instances", plot.read_text())
+            table = self.check(softprompt(*command), 0).stdout
+        self.assertEqual(list(found), ["d", "epsilon", "points", "exponents", "exact_exponent", "hard"])
+        self.assertEqual([(p["c"], p["n"]) for p in found["points"]], [(c, n) for c in (0.25, 0.5, 0.75, 1, 1.5) for n in (128, 256, 512)])
+        for point in found["points"]:
+            self.assertAlmostEqual(point["range"], point["c"]**2 * math.log(point["n"]), delta=1e-6)
+            self.assertEqual(point["degree"] is None, point["features"] is None)
+            if point["features"]:
+                self.assertEqual(point["features"], math.comb(8 + point["degree"], 8))
+            self.assertGreater(point["seconds_exact"], 0)
+        hard = found["hard"]
+        self.assertLessEqual(hard["features"], hard["n"])
+        self.assertEqual((hard["points"][-1]["exact_right"], hard["points"][-1]["refused"]), (1, 1))
+        self.assertLess(hard["points"][-1]["polynomial_right"], 1)
+        self.assertRegex(table, r"(?m)^  n = 512 ")
+        self.assert_message(softprompt("lab", "phase", "-q", "--hard-log2-n", 9), 2, "even")
+        self.assert_message(softprompt("lab", "phase", "-q", "--plot", "phase.pdf"), 1, ".svg or a .png")
 
     def test_capacity_names(self):
         text = self.check(softprompt("lab", "capacity", "--help"), 0).stdout

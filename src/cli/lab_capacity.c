@@ -1,16 +1,10 @@
-/* lab_capacity.c: softprompt lab capacity MEASUREMENT: how much a prompt holds. Finds it and hands it the rest of the line.
- * A line of flags alone that names a model is cram's. */
+/* lab_capacity.c: softprompt lab capacity MEASUREMENT: how much a prompt holds. A line of flags alone that names a model is cram's.
+ */
 #include <string.h>
 
 #include "cli.h"
 
-#define ARRAY_LEN(array) (sizeof(array) / sizeof *(array))
-
 static const command *const measurements[] = {&capacity_bound_command, &capacity_cram_command};
-static const char *const names[] = {"bound", "cram"};
-
-/* Names that are kept for measurements still to come. */
-static const char *const later[] = {"memorise"};
 
 static bool names_model(int argc, char **argv)
 {
@@ -21,20 +15,9 @@ static bool names_model(int argc, char **argv)
 
 static int run_capacity(const command *self, int argc, char **argv)
 {
-    const char *name = argc > 1 ? argv[1] : NULL;
-    if (!name) return usage_error(self, "no measurement: give bound or cram");
-    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-        options_print_help(self);
-        return EXIT_DONE;
-    }
     if (names_model(argc, argv)) return capacity_cram_command.run(&capacity_cram_command, argc, argv);
-    for (size_t i = 0; i < ARRAY_LEN(names); i++)
-        if (strcmp(name, names[i]) == 0) return measurements[i]->run(measurements[i], argc - 1, argv + 1);
-    for (size_t i = 0; i < ARRAY_LEN(later); i++)
-        if (strcmp(name, later[i]) == 0) return usage_error(self, "lab capacity %s is not in this version", name);
-    const char *nearest = nearest_word(name, names, ARRAY_LEN(names));
-    if (nearest) return usage_error(self, "\"%s\" is no measurement; did you mean %s?", name, nearest);
-    return usage_error(self, "\"%s\" is no measurement; there are bound and cram", name);
+    if (argc > 1 && strcmp(argv[1], "memorise") == 0) return usage_error(self, "lab capacity memorise is not in this version");
+    return run_named(self, "measurement", measurements, sizeof measurements / sizeof *measurements, argc, argv);
 }
 
 static const option_group no_groups[] = {{0}};
