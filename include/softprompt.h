@@ -537,7 +537,29 @@ typedef struct sp_train_options {
     const char *teacher_context; /* a text that the prompt is to stand for; NULL: answers are learnt */
     size_t num_queries;          /* without training data: queries that the model samples behind the text; 0: 512 */
     size_t query_length;         /* tokens of each, or up to an end token; 0: 64 */
+    double max_logit;            /* PREFIX and CARTRIDGE: a bound on the centred scores of the prompt's keys, below; 0: none */
+    size_t key_rank;             /* with max_logit: dimensions in which the keys of a head may differ; 0: all */
 } sp_train_options;
+
+/* Keys inside the criterion, docs/bounded-keys.md. With max_logit R, of each layer and key head the prompt's keys are kept such
+ * that |scale q . (k_j - c)| <= R,   c the mean of the prompt's keys, for every query q measured on training rows (at most 512 of
+ * them), by Cauchy and Schwarz: each step ends with a projection onto k_j = c + a_j U, scale |a_j| max|U q| <= R, U (key_rank,
+ * d_head) orthonormal and frozen: the directions in which the queries were longest when training began. Queries move with the
+ * prompt; training ends with measuring and projecting until they agree. */
+typedef struct sp_key_bound_report {
+    double max_logit;
+    size_t key_rank;
+    size_t n_heads;          /* n_layer * n_head_kv */
+    double training_bound;   /* the largest scale |a_j| max|U q| of a head, of the training rows measured: at most max_logit */
+    size_t n_rows;           /* tokens whose queries the next figures are of */
+    bool are_held_out;       /* of rows that are not trained on; else of those of training_bound */
+    double bound;            /* as training_bound */
+    double score;            /* the largest |scale q . (k_j - c)| that occurs */
+    double entries;          /* the largest entry of the heads' queries and keys in these directions, balanced, in the theorem's
+                              * scaling: sqrt(key_rank scale max|U q|_inf max|a_j|_inf) */
+    size_t n_scores_inside;  /* heads whose scores are at most ln(num_virtual_tokens) */
+    size_t n_entries_inside; /* heads whose entries are at most its root: the theorem's premise */
+} sp_key_bound_report;
 
 /* Divergences from the model with the text in its context: means over queries of the mean over a query's tokens behind the first of
  * KL(behind the text || behind the prompt), in nats. The queries are eval data, or held out, or, where there are too few, those
@@ -563,6 +585,8 @@ typedef struct sp_train_report {
     sp_evaluation evaluation; /* of the adapter written, where eval data was given; of distillation n and loss alone: kl */
     bool has_distillation;
     sp_distillation distillation;
+    bool has_key_bound;
+    sp_key_bound_report key_bound; /* with max_logit: what the adapter written reaches */
 } sp_train_report;
 
 /* With teacher_context the loss is not that of answers: the prompt learns to give what follows it the distributions that the model

@@ -131,7 +131,11 @@ class UsageErrors(Case):
         ((*TRAIN, "--weights", "f16"), ["--weights", "auto|mapped|f32"]),
         ((*TRAIN, "--weights", "bf16"), ["--weights", "not in this version"]),
         ((*TRAIN, "--method", "lora"), ["--method", "prompt"]),
-        ((*TRAIN, "--max-logit", "3"), ["--max-logit", "not in this version"]),
+        ((*TRAIN, "--max-logit", "3"), ["--max-logit", "--method prefix"]),
+        ((*TRAIN, "--max-logit", "0", "--method", "prefix"), ["--max-logit", "from 1e-06"]),
+        ((*TRAIN, "--key-rank", "4", "--method", "prefix"), ["--key-rank", "--max-logit"]),
+        ((*TRAIN, "--max-logit", "3", "--method", "prefix", "--prefix-projection"), ["--max-logit", "--prefix-projection"]),
+        ((*TRAIN, "--max-logit", "3", "--method", "cartridge", "--num-frozen-tokens", "1"), ["--max-logit", "--num-frozen-tokens 0"]),
         ((*TRAIN, "--num-queries", "9"), ["--num-queries", "--teacher-context"]),
         ((*TRAIN, "--teacher-context", "f", "--query-length", "9"), ["--query-length", "without --data"]),
         ((*TRAIN, "--teacher-context", "f", "--query-length", "1"), ["--query-length", "from 2"]),
@@ -257,7 +261,7 @@ class Help(Case):
             "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
-                     "--save-every --resume --overwrite --teacher-context --num-queries --query-length --weights --json --quiet "
+                     "--save-every --resume --overwrite --max-logit --key-rank --teacher-context --num-queries --query-length --weights --json --quiet "
                      "--task-column --num-tasks --num-ranks --init-prompt --source-init --source-task --cpt-examples "
                      "--opt-weighted-loss-type --opt-loss-decay-factor --opt-projection-epsilon --opt-projection-format-epsilon",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json "
@@ -272,7 +276,6 @@ class Help(Case):
             text = softprompt(name, "--help").stdout
             for flag in names.split():
                 self.assertRegex(text, rf"(?m)^ .*{flag}\b", f"{name} {flag}")
-        self.assertNotIn("--max-logit", softprompt("train", "--help").stdout)
 
     def test_help_wins_over_what_is_missing(self):
         self.check(softprompt("train", "--steps", "3", "--help"), 0)

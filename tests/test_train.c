@@ -583,6 +583,57 @@ static void test_divergence(void **state)
     assert_false(sp_path_exists(in_directory("diverged/adapter_config.json")));
 }
 
+/* Bounded keys: stopped at whatever step, also in an evaluation, which begins by moving them, and resumed: the same bytes. */
+static void test_bounded_keys(void **state)
+{
+    (void)state;
+    sp_train_report report, stopped, again;
+    sp_train_options options = options_of_run();
+    options.prompt.method = SP_METHOD_PREFIX;
+    options.max_logit = 0.5;
+    options.key_rank = 2;
+    assert_int_equal(train_in(&report, "bounded", &options, NULL), SP_OK);
+    const sp_key_bound_report *r = &report.key_bound;
+    assert_true(report.has_key_bound && r->max_logit == 0.5 && r->key_rank == 2 && r->n_heads == TINY_LAYERS * TINY_KV_HEADS);
+    assert_true(r->training_bound > 0.4 && r->training_bound <= 0.5 && r->are_held_out && r->n_rows > 10);
+    assert_true(r->score > 0 && r->score <= r->bound * (1 + 1e-6) && r->entries > 0);
+    check_adapter(&report, "bounded");
+    assert_true(train_with_stops(&stopped, "bounded-stopped", options) > 4);
+    assert_same_run("bounded", "bounded-stopped");
+    assert_memory_equal(&stopped.key_bound.bound, &r->bound, sizeof r->bound);
+    options.resume = true;
+    assert_int_equal(train_in(&again, "bounded", &options, NULL), SP_OK);
+    assert_true(again.already_finished && again.has_key_bound && again.key_bound.bound == r->bound);
+    options.max_logit = 0;
+    options.key_rank = 0;
+    assert_int_equal(train_in(&again, "bounded", &options, NULL), SP_ERR_MISMATCH);
+    assert_non_null(strstr(sp_message(), "max_logit (saved 0.5, now none)"));
+}
+
+static void test_bounds_that_cannot_be(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    const struct {
+        sp_train_options options;
+        const char *says;
+    } cases[] = {
+        {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = -1}, "give a number above 0"},
+        {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = NAN}, "give a number above 0"},
+        {{.prompt = {.method = SP_METHOD_PREFIX}, .key_rank = 2}, "give a number above 0"},
+        {{.prompt = {.method = SP_METHOD_PROMPT}, .max_logit = 1}, "use method prefix or cartridge"},
+        {{.prompt = {.method = SP_METHOD_CPT}, .max_logit = 1}, "use method prefix or cartridge"},
+        {{.prompt = {.method = SP_METHOD_PREFIX, .prefix_projection = true}, .max_logit = 1}, "goes without prefix_projection"},
+        {{.prompt = {.method = SP_METHOD_CARTRIDGE, .num_frozen_tokens = 1}, .max_logit = 1}, "use num_frozen_tokens 0"},
+        {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = 1, .key_rank = 1000}, "give 1 to 8"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        assert_int_equal(train_in(&report, "impossible", &cases[i].options, NULL), SP_ERR_ARGUMENT);
+        assert_non_null(strstr(sp_message(), cases[i].says));
+        assert_false(sp_path_exists(in_directory("impossible")));
+    }
+}
+
 static void test_overwrite(void **state)
 {
     (void)state;
@@ -611,6 +662,8 @@ int main(void)
         cmocka_unit_test(test_accumulation),
         cmocka_unit_test(test_early_stopping),
         cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_bounded_keys),
+        cmocka_unit_test(test_bounds_that_cannot_be),
         cmocka_unit_test(test_overwrite),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

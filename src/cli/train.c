@@ -37,6 +37,8 @@ typedef struct train_flags {
     size_t eval_every, early_stopping_patience, save_every;
     const char *teacher_context;
     size_t num_queries, query_length;
+    double max_logit;
+    size_t key_rank;
     output_flags output;
 } train_flags;
 
@@ -131,8 +133,13 @@ static const option_row training_rows[] = {
      .target = offsetof(train_flags, early_stopping_patience)},
     {OPTION_COUNT, 0, "save-every", "N", "steps between checkpoints", .fallback = "10", .target = offsetof(train_flags, save_every),
      .min = 1},
-    {OPTION_LATER, 0, "max-logit", .argument = "X"},
     {0}};
+
+static const option_row bound_rows[] = {{OPTION_REAL, 0, "max-logit", "R", "bound on the centred scores of the prompt's keys",
+                                         .target = offsetof(train_flags, max_logit), .min = 1e-6, .max = 1e6},
+                                        {OPTION_COUNT, 0, "key-rank", "N", "dimensions in which the keys of a head may differ",
+                                         .fallback = "all", .target = offsetof(train_flags, key_rank), .min = 1, .max = 65536},
+                                        {0}};
 
 static const option_row distillation_rows[] = {
     {OPTION_STRING, 0, "teacher-context", "FILE", "a text; the prompt learns to stand for it, on DATA or without",
@@ -150,6 +157,7 @@ static const option_group groups[] = {{"model", model_rows, offsetof(train_flags
                                       {"method cpt: a text whose embeddings move", cpt_rows, 0},
                                       {"task: how a row becomes text", task_rows, offsetof(train_flags, task)},
                                       {"training", training_rows, 0},
+                                      {"prefix and cartridge: keys inside the criterion; see docs/bounded-keys.md", bound_rows, 0},
                                       {"distillation: a prompt in place of a text", distillation_rows, 0},
                                       {"output", output_rows, offsetof(train_flags, output)},
                                       {0}};
@@ -209,11 +217,24 @@ static int check_cpt(const command *self, const train_flags *flags)
     return EXIT_DONE;
 }
 
+static int check_bound(const command *self, const train_flags *flags)
+{
+    if (flags->key_rank && flags->max_logit == 0) return usage_error(self, "--key-rank goes with --max-logit R");
+    if (flags->max_logit == 0) return EXIT_DONE;
+    if (flags->method != SP_METHOD_PREFIX && flags->method != SP_METHOD_CARTRIDGE)
+        return usage_error(self, "--max-logit bounds keys that are learnt themselves: it goes with --method prefix and cartridge");
+    if (flags->prefix_projection) return usage_error(self, "--max-logit goes without --prefix-projection");
+    if (flags->num_frozen_tokens != not_given && flags->num_frozen_tokens > 0)
+        return usage_error(self, "--max-logit bounds every key: it goes with --num-frozen-tokens 0, its default then");
+    return EXIT_DONE;
+}
+
 static int check_flags(const command *self, train_flags *flags)
 {
     bool text = flags->init == SP_INIT_TEXT, has_eval = flags->eval || flags->teacher_context;
     int code;
-    if ((code = check_distillation(self, flags)) || (code = check_multitask(self, flags)) || (code = check_cpt(self, flags)))
+    if ((code = check_distillation(self, flags)) || (code = check_multitask(self, flags)) || (code = check_cpt(self, flags)) ||
+        (code = check_bound(self, flags)))
         return code;
     if (flags->resume && flags->overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
     if (flags->steps && flags->epochs > 0) return usage_error(self, "--steps and --epochs contradict each other: give one");
@@ -302,6 +323,8 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
         .teacher_context = teacher_context,
         .num_queries = flags->num_queries,
         .query_length = flags->query_length,
+        .max_logit = flags->max_logit,
+        .key_rank = flags->key_rank,
     };
 }
 
@@ -337,6 +360,23 @@ static json_t *distillation_json(const sp_distillation *d)
     return object;
 }
 
+static json_t *key_bound_json(const sp_key_bound_report *r)
+{
+    json_t *object = json_object();
+    json_member(&object, "max_logit", json_finite(r->max_logit));
+    json_member(&object, "key_rank", json_integer((json_int_t)r->key_rank));
+    json_member(&object, "n_heads", json_integer((json_int_t)r->n_heads));
+    json_member(&object, "training_bound", json_finite(r->training_bound));
+    json_member(&object, "bound", json_finite(r->bound));
+    json_member(&object, "score", json_finite(r->score));
+    json_member(&object, "entries", json_finite(r->entries));
+    json_member(&object, "n_scores_inside", json_integer((json_int_t)r->n_scores_inside));
+    json_member(&object, "n_entries_inside", json_integer((json_int_t)r->n_entries_inside));
+    json_member(&object, "n_rows", json_integer((json_int_t)r->n_rows));
+    json_member(&object, "are_held_out", json_boolean(r->are_held_out));
+    return object;
+}
+
 static int print_report_json(const sp_train_report *report, const sp_dataset *data, const sp_dataset *eval, const char *dir)
 {
     json_t *object = json_object();
@@ -355,6 +395,7 @@ static int print_report_json(const sp_train_report *report, const sp_dataset *da
     bool judged = report->has_evaluation && !report->has_distillation;
     json_member(&object, "evaluation", judged ? evaluation_json(&report->evaluation, eval) : json_null());
     json_member(&object, "distillation", report->has_distillation ? distillation_json(&report->distillation) : json_null());
+    json_member(&object, "key_bound", report->has_key_bound ? key_bound_json(&report->key_bound) : json_null());
     json_member(&object, "thread_seconds", profile_json());
     return print_json(object);
 }
@@ -378,6 +419,16 @@ static void distillation_rows_of(const sp_distillation *d, const train_flags *fl
                d->are_held_out ? " that it was not trained on" : ", those of the training");
 }
 
+static void key_bound_rows(const sp_key_bound_report *r)
+{
+    report_row("keys", "scores within %.4f of their mean on the training rows measured (--max-logit %g, rank %zu)",
+               r->training_bound, r->max_logit, r->key_rank);
+    report_row("reached", "scores %.4f, bound %.4f, entries %.4f on %zu tokens%s", r->score, r->bound, r->entries, r->n_rows,
+               r->are_held_out ? " of the evaluation" : " of the training");
+    report_row("inside", "%zu of %zu heads by their scores, %zu by their entries", r->n_scores_inside, r->n_heads,
+               r->n_entries_inside);
+}
+
 static void print_report(const sp_train_report *report, const train_flags *flags)
 {
     if (report->already_finished)
@@ -398,6 +449,7 @@ static void print_report(const sp_train_report *report, const train_flags *flags
         report_row("evaluated", "%s, %zu rows", flags->eval, report->evaluation.n);
         evaluation_rows(&report->evaluation);
     }
+    if (report->has_key_bound) key_bound_rows(&report->key_bound);
     report_row("adapter", "%s", flags->out);
     print_next(flags);
 }

@@ -9,9 +9,8 @@
 #include "base/status.h"
 #include "model/internal.h"
 
-/* Where the engine has dimension i of a head's key: transformers turns (i, i + d_head / 2) together, and so do most models here,
- * but those of llama GGUF files (2i, 2i + 1). */
-static size_t key_dimension(const sp_model *m, size_t i)
+/* Transformers turns (i, i + d_head / 2) together, and so do most models here, but those of llama GGUF files (2i, 2i + 1). */
+size_t sp_model_key_dimension(const sp_model *m, size_t i)
 {
     size_t half = m->d_head / 2;
     if (!m->rope || m->rope_by_halves) return i;
@@ -38,7 +37,7 @@ sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float
         for (size_t r = 0; r < n; r++) memcpy(v + r * kv_dim, keys + kv_dim + r * width, kv_dim * sizeof(float));
         for (size_t head = 0; head < kv_dim; head += d_head)
             for (size_t i = 0; i < d_head; i++) {
-                float *row = store->kt + (head + key_dimension(m, i)) * store->ld + first;
+                float *row = store->kt + (head + sp_model_key_dimension(m, i)) * store->ld + first;
                 for (size_t r = 0; r < n; r++) row[r] = keys[r * width + head + i];
             }
     }
@@ -56,7 +55,7 @@ void sp_engine_get_keys_values(float *keys_values, const sp_engine *engine, size
         for (size_t r = 0; r < n; r++) memcpy(keys + kv_dim + r * width, store->v + r * kv_dim, kv_dim * sizeof(float));
         for (size_t first = 0; first < kv_dim; first += d_head)
             for (size_t i = 0; i < d_head; i++) {
-                const float *row = store->kt + (first + key_dimension(m, i)) * store->ld;
+                const float *row = store->kt + (first + sp_model_key_dimension(m, i)) * store->ld;
                 for (size_t r = 0; r < n; r++) keys[r * width + first + i] = row[r];
             }
     }
@@ -69,7 +68,7 @@ void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, c
     for (size_t r = 0; r < engine->n_given; r++, dkv += ldkv) {
         float *d_keys = d_prompt + r * width + 2 * layer * kv_dim, *d_values = d_keys + kv_dim;
         for (size_t first = 0; first < kv_dim; first += d_head)
-            for (size_t i = 0; i < d_head; i++) d_keys[first + i] += dkv[first + key_dimension(m, i)];
+            for (size_t i = 0; i < d_head; i++) d_keys[first + i] += dkv[first + sp_model_key_dimension(m, i)];
         for (size_t i = 0; i < kv_dim; i++) d_values[i] += dkv[kv_dim + i];
     }
 }

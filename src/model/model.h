@@ -16,6 +16,9 @@ sp_fingerprint sp_model_fingerprint(const sp_model *model); /* reads the whole e
 sp_compute sp_model_compute(const sp_model *model);             /* F32 or BF16 */
 void sp_model_set_compute(sp_model *model, sp_compute compute); /* of the passes that follow; F32 or BF16 */
 
+/* Where the engine has dimension i (transformers' and PEFT's) of a head's key or query. */
+size_t sp_model_key_dimension(const sp_model *model, size_t i);
+
 int sp_model_n_threads(const sp_model *model); /* what it was loaded with, the machine's where that was 0 */
 
 /* Mean and standard deviation over all entries of the embedding matrix, scaled as sp_model_embed does: what random initialisation

@@ -41,6 +41,9 @@ struct sp_prompt {
 
     sp_task *task; /* NULL: none */
 
+    bool has_key_bound;
+    sp_key_bound_report key_bound; /* of the rows that were trained; a loaded prompt has none: its rows may change */
+
     /* What adapter_config.json tells of it. Numbers and strings that an adapter left out are 0 and NULL. */
     size_t n_layer, n_head; /* n_head: of keys and values where the prompt consists of them */
     sp_init init;

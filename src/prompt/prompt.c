@@ -95,6 +95,12 @@ sp_status sp_prompt_set_task(sp_prompt *prompt, const sp_task *task)
     return SP_OK;
 }
 
+void sp_prompt_set_key_bound(sp_prompt *prompt, const sp_key_bound_report *report)
+{
+    prompt->has_key_bound = true;
+    prompt->key_bound = *report;
+}
+
 /* ---- does it belong to a model ------------------------------------------------------------------------------- */
 
 static bool same_fingerprint(const sp_fingerprint *a, const sp_fingerprint *b)

@@ -42,6 +42,9 @@ bool sp_prompt_options_have_network(const sp_prompt_options *options);
 size_t sp_prompt_encoder_hidden_size(const sp_prompt_options *options, const sp_model *model);
 size_t sp_prompt_encoder_num_layers(const sp_prompt_options *options);
 
+/* What softprompt.json will tell of the bound that the prompt's keys are inside. */
+void sp_prompt_set_key_bound(sp_prompt *prompt, const sp_key_bound_report *report);
+
 /* Gives the prompt a copy of `task`: what softprompt.json will carry. */
 sp_status sp_prompt_set_task(sp_prompt *prompt, const sp_task *task);
 

@@ -169,11 +169,24 @@ static json_t *build_task(const sp_task *task)
                      size_or_null(task->max_length));
 }
 
+static json_t *build_key_bound(const sp_prompt *p)
+{
+    const sp_key_bound_report *r = &p->key_bound;
+    if (!p->has_key_bound) return json_object();
+    return json_pack("{s:{s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:b}}", "key_bound", "max_logit", r->max_logit,
+                     "key_rank", (json_int_t)r->key_rank, "n_heads", (json_int_t)r->n_heads, "training_bound", r->training_bound,
+                     "bound", r->bound, "score", r->score, "entries", r->entries, "n_scores_inside", (json_int_t)r->n_scores_inside,
+                     "n_entries_inside", (json_int_t)r->n_entries_inside, "n_rows", (json_int_t)r->n_rows, "are_held_out",
+                     r->are_held_out);
+}
+
 static json_t *build_method(const sp_prompt *p)
 {
-    return json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", sp_adapter_method(sp_peft_types[p->method]), "num_virtual_tokens",
-                     (json_int_t)p->num_virtual_tokens, "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init",
-                     sp_init_names[p->init].own, "init_text", text_or_null(p->init_text));
+    json_t *method =
+        json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", sp_adapter_method(sp_peft_types[p->method]), "num_virtual_tokens",
+                  (json_int_t)p->num_virtual_tokens, "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init",
+                  sp_init_names[p->init].own, "init_text", text_or_null(p->init_text));
+    return join_objects(method, build_key_bound(p));
 }
 
 static json_t *build_fingerprint(const sp_prompt *p)

@@ -11,6 +11,7 @@
 #include "base/rng.h"
 #include "base/status.h"
 #include "prompt/prompt.h"
+#include "train/bound_run.h"
 #include "train/distill_run.h"
 #include "train/evaluate.h"
 #include "train/loss.h"
@@ -91,7 +92,7 @@ static sp_status take_step(sp_trainer *t)
     norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
     if ((st = check_finite(t, loss, norm, o->learning_rate))) return st;
     sp_optimizer_step(t->optimizer, t->weights, t->gradient, rate, t->state.step + 1);
-    if ((st = sp_prompt_update(t->prompt))) return st;
+    if ((st = sp_prompt_update(t->prompt)) || (st = sp_bound_run_step(t))) return st;
     if (t->state.step++ == 0) t->state.first_loss = loss;
     t->state.last_loss = loss;
     t->n_rows += n_examples;
@@ -136,7 +137,8 @@ static sp_status evaluate(sp_trainer *t)
 {
     sp_train_state *s = &t->state;
     sp_evaluation evaluation;
-    sp_status st = judge(&evaluation, t);
+    sp_status st = sp_bound_run_settle(t);
+    if (!st) st = judge(&evaluation, t);
     if (!st) st = log_evaluation(t, &evaluation);
     if (st) return st;
     t->evaluated_step = s->step;
@@ -180,6 +182,13 @@ static sp_status save_and_stop(sp_trainer *t)
                         (size_t)t->state.step, t->options.steps);
 }
 
+/* An evaluation begins by moving bounded keys, and moving them twice is not moving them once: a stop in the midst of it must find
+ * the checkpoint as it was before. */
+static sp_status save_unsettled(sp_trainer *t)
+{
+    return t->bound && t->state.step != t->saved_step ? sp_trainer_save(t) : SP_OK;
+}
+
 /* Until the last step or the end of patience. The checkpoint of a step stands before its evaluation: resuming repeats that. */
 static sp_status run_steps(sp_trainer *t)
 {
@@ -190,7 +199,8 @@ static sp_status run_steps(sp_trainer *t)
     }
     report_progress(t, first_step);
     for (;;) {
-        sp_status st = evaluation_is_due(t) ? evaluate(t) : SP_OK;
+        sp_status st = evaluation_is_due(t) ? save_unsettled(t) : SP_OK;
+        if (!st && evaluation_is_due(t)) st = evaluate(t);
         if (st == SP_ERR_STOPPED) return save_and_stop(t);
         if (st || t->state.stopped_early || t->state.step >= t->options.steps) return st;
         if ((st = take_step(t))) return st;
@@ -203,11 +213,10 @@ static sp_status run_steps(sp_trainer *t)
 /* The adapter first, then the checkpoint that says so: killed in between, the last steps are done again, to the same bytes. */
 static sp_status finish(sp_trainer *t)
 {
-    if (t->state.best_step)
-        memcpy(t->weights, t->best, t->n_weights * sizeof *t->best);
-    else
-        memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
+    if (t->state.best_step) memcpy(t->weights, t->best, t->n_weights * sizeof *t->best);
     sp_status st = sp_prompt_update(t->prompt);
+    if (!st) st = sp_bound_run_finish(t);
+    memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
     if (!st) st = sp_prompt_save(t->prompt, t->dir);
     t->state.finished = true;
     return st ? st : sp_trainer_save(t);
@@ -227,6 +236,8 @@ static void fill_report(sp_train_report *report, const sp_trainer *t)
     report->has_evaluation = s->best_step != 0;
     report->evaluation = s->best;
     if (t->distiller) sp_distill_run_report(report, t);
+    report->has_key_bound = t->bound && s->finished;
+    report->key_bound = s->key_bound;
 }
 
 sp_status sp_train(sp_train_report *report, sp_model *model, const sp_dataset *train, const sp_dataset *eval, const char *dir,

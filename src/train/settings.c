@@ -50,6 +50,26 @@ static sp_status check_number(const char *name, double value, bool may_be_negati
     return sp_fail(SP_ERR_ARGUMENT, "%s is %g; give a finite number%s", name, value, may_be_negative ? "" : " of at least 0");
 }
 
+static sp_status check_key_bound(const sp_train_options *o)
+{
+    const sp_prompt_options *p = &o->prompt;
+    if (o->max_logit == 0 && o->key_rank == 0) return SP_OK;
+    if (!(o->max_logit > 0) || !isfinite(o->max_logit))
+        return sp_fail(SP_ERR_ARGUMENT, "max_logit is %g; give a number above 0: ln of the virtual tokens keeps the criterion",
+                       o->max_logit);
+    if (p->method != SP_METHOD_PREFIX && p->method != SP_METHOD_CARTRIDGE)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "max_logit bounds keys that are learnt themselves; this method's come from embeddings, through the model: "
+                       "use method prefix or cartridge");
+    if (p->prefix_projection)
+        return sp_fail(SP_ERR_ARGUMENT, "max_logit goes without prefix_projection: a network's output cannot be projected");
+    if (p->num_frozen_tokens && p->num_frozen_tokens != SIZE_MAX)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "max_logit bounds every key, and %zu tokens shall stay as they start; use num_frozen_tokens 0",
+                       p->num_frozen_tokens);
+    return SP_OK;
+}
+
 static sp_status check_options(const sp_train_options *o)
 {
     sp_status st;
@@ -71,7 +91,7 @@ static sp_status check_options(const sp_train_options *o)
         return sp_fail(SP_ERR_ARGUMENT, "steps and epochs are both given (%zu, %g); give one of them", o->steps, o->epochs);
     if (o->resume && o->overwrite)
         return sp_fail(SP_ERR_ARGUMENT, "--resume and --overwrite exclude each other; the one goes on, the other begins again");
-    return SP_OK;
+    return check_key_bound(o);
 }
 
 /* ceil(epochs * n_rows / examples a step); SIZE_MAX where that is beyond counting. */
@@ -89,7 +109,8 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     size_t examples;
     const bool by_text = o.prompt.method == SP_METHOD_CPT || o.prompt.init_prompt; /* as many virtual tokens as these have */
     if (o.prompt.num_virtual_tokens == 0 && !by_text) o.prompt.num_virtual_tokens = 32;
-    if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0) o.prompt.num_frozen_tokens = 1;
+    if (o.prompt.method == SP_METHOD_CARTRIDGE && o.prompt.num_frozen_tokens == 0)
+        o.prompt.num_frozen_tokens = o.max_logit > 0 ? SIZE_MAX : 1; /* bounded are all keys or none */
     if (o.learning_rate == 0)
         o.learning_rate =
             sp_prompt_options_have_network(&o.prompt) ? NETWORK_LEARNING_RATE : DEFAULTS[o.prompt.method].learning_rate;
@@ -157,6 +178,12 @@ static json_t *describe_data(const sp_dataset *data)
 }
 
 /* ---- settings.json ---- */
+
+static json_t *describe_key_bound(const sp_train_options *o)
+{
+    if (o->max_logit == 0) return json_object();
+    return json_pack("{s:f, s:I}", "max_logit", o->max_logit, "key_rank", (json_int_t)o->key_rank);
+}
 
 static json_t *describe_training(const sp_train_options *o)
 {
@@ -244,6 +271,7 @@ static json_t *describe_prompt(const sp_train_options *options, const char *sour
     if (o->method == SP_METHOD_MULTITASK)
         prompt = with_members(
             prompt, json_pack("{s:I, s:I}", "num_tasks", (json_int_t)o->num_tasks, "num_ranks", (json_int_t)o->num_ranks));
+    prompt = with_members(prompt, describe_key_bound(options));
     return with_members(prompt, describe_source(o, source_hash));
 }
 
@@ -338,6 +366,10 @@ static sp_status compare_section(sp_buffer *list, const json_t *saved, const jso
     {
         const json_t *before = json_object_get(saved, name);
         if (!st && !(before && json_equal(before, value))) st = add_difference(list, name, before, value);
+    }
+    json_object_foreach((json_t *)(uintptr_t)saved, name, value)
+    {
+        if (!st && !json_object_get(now, name)) st = add_difference(list, name, value, NULL);
     }
     return st;
 }

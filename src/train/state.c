@@ -51,8 +51,21 @@ static const member MEMBERS[] = {
     MEMBER(NUMBER, best.loss),
     MEMBER(NUMBER, best.perplexity),
     MEMBER(NUMBER, best.seconds),
+
+    /* Runs of earlier versions have none of these. */
+    MEMBER(NUMBER, key_bound.max_logit),
+    MEMBER(SIZE, key_bound.key_rank),
+    MEMBER(SIZE, key_bound.n_heads),
+    MEMBER(NUMBER, key_bound.training_bound),
+    MEMBER(SIZE, key_bound.n_rows),
+    MEMBER(FLAG, key_bound.are_held_out),
+    MEMBER(NUMBER, key_bound.bound),
+    MEMBER(NUMBER, key_bound.score),
+    MEMBER(NUMBER, key_bound.entries),
+    MEMBER(SIZE, key_bound.n_scores_inside),
+    MEMBER(SIZE, key_bound.n_entries_inside),
 };
-enum { N_MEMBERS = sizeof MEMBERS / sizeof *MEMBERS };
+enum { N_MEMBERS = sizeof MEMBERS / sizeof *MEMBERS, N_LATER_MEMBERS = 11 };
 
 static json_t *print_member(const member *m, const sp_train_state *state)
 {
@@ -113,10 +126,13 @@ sp_status sp_train_state_parse(sp_train_state *out, const char *json)
         return sp_fail(SP_ERR_FORMAT, "a checkpoint's state is no JSON object; begin again with --overwrite");
     }
     sp_status st = SP_OK;
-    for (size_t i = 0; i < N_MEMBERS && !st; i++)
-        if (!parse_member(out, &MEMBERS[i], json_object_get(object, MEMBERS[i].name)))
+    for (size_t i = 0; i < N_MEMBERS && !st; i++) {
+        const json_t *value = json_object_get(object, MEMBERS[i].name);
+        if (!value && i >= N_MEMBERS - N_LATER_MEMBERS) continue;
+        if (!parse_member(out, &MEMBERS[i], value))
             st = sp_fail(SP_ERR_FORMAT, "a checkpoint's state: member %s is missing or wrong; begin again with --overwrite",
                          MEMBERS[i].name);
+    }
     json_decref(object);
     return st;
 }

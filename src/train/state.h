@@ -14,6 +14,7 @@ typedef struct sp_train_state {
     bool stopped_early, finished;                      /* finished: the adapter is written */
     uint64_t log_bytes, evaluation_bytes, event_bytes; /* of the logs: what is behind them belongs to later steps */
     sp_evaluation best;                                /* where best_step is not 0 */
+    sp_key_bound_report key_bound;                     /* where keys are bounded, once finished */
 } sp_train_state;
 
 /* As a JSON object (free), every number such that it reads back as it was. */

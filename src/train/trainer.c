@@ -12,6 +12,7 @@
 #include "base/file.h"
 #include "base/status.h"
 #include "prompt/prompt.h"
+#include "train/bound_run.h"
 #include "train/checkpoint.h"
 #include "train/distill_run.h"
 #include "train/run_dir.h"
@@ -21,7 +22,7 @@ static const char LOG_FILE[] = "log.jsonl", EVALUATIONS_FILE[] = "evaluations.js
 static const char EVENTS_FILE[] = "events.out.tfevents.softprompt";
 
 enum {
-    OWN_MATRICES = 2, /* of a checkpoint; the others are the optimiser's */
+    OWN_MATRICES = 4, /* of a checkpoint, at most; the others are the optimiser's */
     MAX_SHAPES = (SP_CHECKPOINT_MAX_MATRICES - OWN_MATRICES) / SP_OPTIMIZER_MATRICES_EACH
 };
 
@@ -133,7 +134,13 @@ static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
 {
     out[0] = (sp_named_matrix){"weights", 1, t->n_weights, t->weights};
     out[1] = (sp_named_matrix){"best_weights", 1, t->n_weights, t->best};
-    return OWN_MATRICES + sp_optimizer_matrices(out + OWN_MATRICES, t->optimizer);
+    size_t n = 2;
+    if (t->bound) {
+        const size_t n_heads = sp_key_bound_n_heads(t->bound);
+        out[n++] = (sp_named_matrix){"key_directions", n_heads * t->bound->rank, t->bound->d_head, t->bound->directions};
+        out[n++] = (sp_named_matrix){"query_norms", 1, n_heads, t->bound->query_norms};
+    }
+    return n + sp_optimizer_matrices(out + n, t->optimizer);
 }
 
 static sp_status load_checkpoint(sp_trainer *t)
@@ -165,6 +172,7 @@ sp_status sp_trainer_open(sp_trainer *trainer, sp_model *model, const sp_dataset
     if (!st) st = sp_train_options_resolve(&trainer->options, &wanted, n_rows);
     if (!st) st = resolve_task(trainer, &options->task);
     if (!st) st = make_prompt(trainer);
+    if (!st) st = sp_bound_run_open(trainer);
     if (!st && options->teacher_context) st = sp_distill_run_open(trainer);
     if (!st && train) st = encode_rows(&trainer->train, trainer, train, "training");
     if (!st && eval) st = encode_rows(&trainer->eval, trainer, eval, "evaluation");
@@ -198,7 +206,8 @@ sp_status sp_trainer_prepare(sp_trainer *t)
     t->order = calloc(t->train.n, sizeof *t->order);
     t->items = calloc(n_examples, sizeof *t->items);
     if (!t->order || !t->items) return sp_fail_no_memory(t->train.n * sizeof *t->order + n_examples * sizeof *t->items);
-    return open_logs(t);
+    st = sp_bound_run_prepare(t);
+    return st ? st : open_logs(t);
 }
 
 /* ---- saving ---- */
@@ -242,6 +251,7 @@ void sp_trainer_clear(sp_trainer *t)
     sp_events_close(t->events);
     sp_scorer_free(t->scorer);
     sp_distiller_free(t->distiller);
+    sp_bound_run_clear(t);
     sp_optimizer_free(t->optimizer);
     sp_prompt_free(t->prompt);
     sp_encoded_data_clear(&t->train);

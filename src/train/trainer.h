@@ -5,6 +5,7 @@
 #include "train/distill.h"
 #include "train/encoded.h"
 #include "train/events.h"
+#include "train/key_meter.h"
 #include "train/optimizer.h"
 #include "train/run_log.h"
 #include "train/scorer.h"
@@ -32,6 +33,10 @@ typedef struct sp_trainer {
     sp_optimizer_state *optimizer;
     sp_scorer *scorer;
     sp_distiller *distiller; /* NULL: answers are learnt */
+
+    sp_key_bound *bound; /* NULL: keys are free, and the next two are not used */
+    sp_key_meter *meter;
+    size_t *measured_rows, n_measured_rows; /* of `train`: whose queries the bound is for */
 
     sp_train_state state;
     char owner[SP_SETTINGS_HASH_BYTES];     /* of this run's checkpoints */

@@ -1,0 +1,27 @@
+/* bound_run.h: what a run of training has beside the others' where its keys are bounded (max_logit): directions, norms of queries,
+ * a projection behind every step. All of it is the trainer's. */
+#ifndef SP_TRAIN_BOUND_RUN_H
+#define SP_TRAIN_BOUND_RUN_H
+
+#include "train/trainer.h"
+
+/* The bound itself, of zeros, for the trainer's prompt. ARGUMENT: a rank beyond the model's heads. */
+sp_status sp_bound_run_open(sp_trainer *trainer);
+
+/* Before steps are taken, once rows are encoded: what measures; and, before the first step, directions and norms, and the prompt
+ * projected. */
+sp_status sp_bound_run_prepare(sp_trainer *trainer);
+
+/* Behind the optimiser's step, which is not counted yet: keys are projected, and now and then queries measured. */
+sp_status sp_bound_run_step(sp_trainer *trainer);
+
+/* Measures and projects until nothing moves: what is evaluated, and what is written, is inside. */
+sp_status sp_bound_run_settle(sp_trainer *trainer);
+
+/* Settles the prompt that will be written, measures the bound that it reaches on rows that it was not trained on, and gives the
+ * prompt what softprompt.json tells of it. */
+sp_status sp_bound_run_finish(sp_trainer *trainer);
+
+void sp_bound_run_clear(sp_trainer *trainer);
+
+#endif
