@@ -15,6 +15,7 @@ import choosing
 import common
 import distill
 import inference
+import max_logit
 import plots
 import roofline
 import scaling
@@ -22,8 +23,8 @@ import startup
 import training
 
 PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup,
-         "choosing": choosing, "distill": distill}
-LONG = ("choosing", "distill")  # which train for an hour, and measure no speed of ours beside a peer's
+         "choosing": choosing, "distill": distill, "max-logit": max_logit}
+LONG = ("choosing", "distill", "max-logit")  # which train for an hour or more, and measure no speed of ours beside a peer's
 IN_ALL = [part for part in PARTS if part not in LONG]
 
 

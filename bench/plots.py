@@ -161,7 +161,30 @@ plot {", ".join(lines)}
     return panels
 
 
-PARTS = {"training": training, "inference": inference, "scaling": scaling, "roofline": roofline, "choosing": choosing}
+def max_logit(rows):
+    """Accuracy against R: a line a rank through the means, a point a seed, and free keys as a level."""
+    free, bounded = rows[0], [row for row in rows if row["max_logit"] is not None]
+    lines, data = [f'{100 * free["accuracy"]} with lines linecolor rgb "#606060" dashtype 2 title "free keys"'], ""
+    for rank in dict.fromkeys(row["key_rank"] for row in bounded):
+        colour, of_rank = LINES[len(lines) - 1], [row for row in bounded if row["key_rank"] == rank]
+        data += block(f"mean_{rank}", sorted(("", row["max_logit"], 100 * row["accuracy"]) for row in of_rank))
+        data += block(f"seeds_{rank}", [("", row["max_logit"], 100 * accuracy) for row in of_rank for accuracy in row["accuracies"]])
+        lines.append(f'$mean_{rank} using 2:3 with lines linecolor rgb "{colour}" linewidth 1.6 title {quoted(f"rank {rank}")}')
+        lines.append(f'$seeds_{rank} using 2:3 with points linecolor rgb "{colour}" pointtype 7 pointsize 0.7 notitle')
+    return [data + f"""
+set title "SmolLM2-135M, movie reviews, prefixes of 32: accuracy on test rows" textcolor rgb "#303030"
+set ylabel "%" textcolor rgb "#303030"
+set xlabel "bound R on the centred scores of the prompt's keys" textcolor rgb "#303030"
+set logscale x
+set xrange [*:*]
+set yrange [*:*]
+set key outside right center vertical
+plot {", ".join(lines)}
+"""]
+
+
+PARTS = {"training": training, "inference": inference, "scaling": scaling, "roofline": roofline, "choosing": choosing,
+         "max-logit": max_logit}
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import pathlib
 import random
@@ -18,6 +19,7 @@ import choosing
 import common
 import flops
 import lora
+import max_logit
 import plots
 import roofline
 import scaling
@@ -176,6 +178,27 @@ def test_thread_counts():
     assert [scaling.thread_counts(n) for n in (1, 2, 3, 8)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8]]
 
 
+def max_logit_rows():
+    """Two seeds of every prefix; those with bounded keys lose 0.02 / R."""
+    rows = []
+    for method in max_logit.list_prefixes(quick=False):
+        r = method.max_logit
+        bound = r and {"bound": 1.1 * r, "score": r, "entries": 2.0, "n_heads": 90, "n_scores_inside": 90, "n_entries_inside": 45}
+        rows.append(max_logit.make_row(method, [{"accuracy": accuracy - (0.02 / r if r else 0), "key_bound": bound}
+                                                for accuracy in (0.85, 0.87)]))
+        max_logit.add_points(rows)
+    return rows
+
+
+def test_max_logit():
+    rows = max_logit_rows()
+    free, last = rows[0], rows[-1]
+    assert free["max_logit"] is None and free["points"] == 0 and free["bound"] is None and free["accuracies"] == [0.85, 0.87]
+    assert last["key_rank"] == 4 and abs(last["max_logit"] - math.log(32) / 4) < 1e-4
+    assert abs(last["points"] - 2 / last["max_logit"]) < 1e-9 and last["scores_inside"] == 1 and last["entries_inside"] == 0.5
+    assert len({(row["key_rank"], row["max_logit"]) for row in rows}) == len(rows)
+
+
 def test_plots(directory):
     sizes = [{"method": method, "P": 20, "B": b, "peer": peer, "peak_rss_gb": 1.0, "peer_peak_rss_gb": memory, "ratio": ratio}
              for method, b, peer, ratio, memory in (("prompt", 16, "peft", 6.5, 4.0), ("prompt", 16, "torch-shared", 2.0, 2.0),
@@ -192,11 +215,15 @@ def test_plots(directory):
                   ("a", "reviews", "prompt", [[2, 0.5], [4, 0.9]], 0.5), ("a", "reviews", "lora", [[2, 0.6]], 2.0),
                   ("b", "reviews", "prompt", [[2, 0.7]], 1.0), ("a", "tweets", "prompt", [[2, 0.7]], 1.0),
                   ("a", "reviews", "zero-shot", [], 0.0), ("a", "reviews", "prefix", [[2, 0.7]], None))]
-    for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves)):
+    bounds = max_logit_rows()
+    for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves),
+                       ("max-logit", bounds)):
         svg, png = plots.draw(part, rows, str(directory))
         assert "<svg" in pathlib.Path(svg).read_text(encoding="utf-8")[:400] and pathlib.Path(png).read_bytes()[:4] == b"\x89PNG"
     svg = (directory / "choosing.svg").read_text(encoding="utf-8")
     assert svg.count(">prompt<") == 2 and svg.count(">lora<") == 1 and "prefix" not in svg and "tweets" not in svg
+    svg = (directory / "max-logit.svg").read_text(encoding="utf-8")
+    assert all(svg.count(f">{name}<") == 1 for name in ("free keys", "rank 64", "rank 8", "rank 4"))
     assert plots.draw("choosing", curves[3:], str(directory)) == []  # nothing that can be drawn
     assert plots.draw("startup", sizes, str(directory)) == [] and plots.draw("training", [], str(directory)) == []
     assert not list(directory.glob("*.tmp.*"))
