@@ -744,6 +744,8 @@ typedef struct sp_certificate {
     double epsilon;          /* certified relative error of the weights */
     double polynomial_bound; /* (largest range of a value coordinate) * tanh(artanh(epsilon) / 2) */
     double rounding_bound;   /* of f32's rounding, the worst case */
+    size_t n_beyond;         /* of a state: queries that were shortened to its range; else 0 */
+    double weights_bound;    /* of a state: how far its weights are off at most, in total variation; polynomial_bound holds it */
 } sp_certificate;
 
 /* out (n_queries, d_v) written. `certificate` may be NULL. Runs on the caller's thread; a handle serves one thread at a time.
@@ -754,6 +756,66 @@ SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_f
 
 /* The same by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */
 SP_API sp_status sp_exact_attention(float *out, sp_fast *fast, const sp_attention_head *head);
+
+/* Keys and values that are kept as moments: a state is made once, appended to, saved; its size, and what a query costs, do not
+ * depend on the number of keys. For prefixes: keys lie in a plane, k = centre + basis^T a + a remainder, and scores with them
+ * depend on few numbers of a query.
+ *
+ *     sp_fast_state *state;
+ *     sp_attention_head keys = {.k = k, .v = v, .n_keys = 65536, .d = 64, .d_v = 64};
+ *     if (sp_fast_state_create(&state, &keys, &(sp_fast_state_options){.query_norm = 12})) die(sp_message());
+ *     sp_attention_head queries = {.q = q, .n_queries = n, .d = 64};
+ *     if (sp_fast_state_attend(out, lse, &certificate, state, &queries)) die(sp_message());
+ *
+ * A state shares a softmax with other keys through lse: with (out, lse) of either part, weights exp(lse - max) / sum of them; each
+ * weight is then off by weights_bound at most in total variation, times the range of all values.
+ *
+ * Keys are gone once they are in, so queries that leave the range cannot be computed exactly. They are shortened in the plane until
+ * their scores keep the range: a score then is off by as much as it might have left it, n_beyond counts such queries, and
+ * weights_bound, polynomial_bound hold what that costs: they stand for every query, but say little where n_beyond is not 0. */
+typedef struct sp_fast_state sp_fast_state;
+
+enum { SP_FAST_STATE_MAX_RANK = 64 };
+
+typedef struct sp_fast_state_options {
+    double epsilon;        /* largest relative error of a weight; 0: 1e-3 */
+    double query_norm;     /* length in the plane of queries to serve; 0: what `degree` serves */
+    size_t degree;         /* of the polynomial; 0: the smallest that serves query_norm */
+    size_t max_degree;     /* 0: 8 */
+    double key_radius;     /* distance in the plane of keys, later ones too, from the centre; 0: that of the first keys */
+    double rank_tolerance; /* how far keys may lie from the plane, as a share of the largest distance from the centre; 0: 1e-5 */
+    size_t max_rank;       /* of the plane, at most 64; 0: that */
+    const float *centre;   /* (d), with `basis`; NULL: the keys' mean */
+    const float *basis;    /* (rank, d); NULL: found from the keys */
+    size_t rank;
+    uint64_t max_bytes; /* 0: no limit */
+} sp_fast_state_options;
+
+typedef struct sp_fast_state_info {
+    size_t d, d_v, n_keys, rank, degree, n_features, n_bytes;
+    double epsilon, range; /* |scores|, but for what is common to all keys, that the polynomial serves */
+    double key_radius, query_norm, remainder;
+} sp_fast_state_info;
+
+/* Of `keys` the fields k, v, n_keys, d, d_v, ldk, ldv and scale are read. Centre, plane, radius, range and degree stay as they are
+ * found here. ARGUMENT: no keys, numbers that are not finite, neither query_norm nor degree. UNSUPPORTED: the keys' rank is above
+ * max_rank, or no degree serves (or range above 5, beyond which f32 has no digits): the message says what would. MEMORY: max_bytes.
+ */
+SP_API sp_status sp_fast_state_create(sp_fast_state **out, const sp_attention_head *keys, const sp_fast_state_options *options);
+SP_API void sp_fast_state_free(sp_fast_state *state);
+
+/* ARGUMENT: a key lies beyond the radius or off the plane, or is not finite; the message says which, and none was taken. */
+SP_API sp_status sp_fast_state_append(sp_fast_state *state, const sp_attention_head *keys);
+
+/* out (n_queries, d_v), rows ldo apart, and lse (n_queries), ln sum exp of the scores, or NULL; certificate or NULL. Of `queries`
+ * the fields q, n_queries, d, ldq and ldo are read. Several threads may read one state. */
+SP_API sp_status sp_fast_state_attend(float *out, float *lse, sp_certificate *certificate, const sp_fast_state *state,
+                                      const sp_attention_head *queries);
+SP_API void sp_fast_state_get_info(sp_fast_state_info *out, const sp_fast_state *state);
+
+/* A safetensors file; equal states give equal bytes. FORMAT: a file that holds no state; the message says why. */
+SP_API sp_status sp_fast_state_save(const sp_fast_state *state, const char *path);
+SP_API sp_status sp_fast_state_load(sp_fast_state **out, const char *path);
 
 /* ---- planning: how many virtual tokens -------------------------------------------------------------------------- */
 

@@ -1,5 +1,6 @@
 """Attention in almost linear time against torch's scaled_dot_product_attention in f64: every head of a layer through its strides, within
-the certificates; with values random and the worst (the sign of the difference between the two weightings of a query).
+the certificates; with values random and the worst (the sign of the difference between the two weightings of a query). And states: keys of
+low rank as moments, half of them made at once and half appended, beside other keys that share the softmax.
 
     python tests/oracle/fast_attention.py
 """
@@ -25,9 +26,17 @@ class Head(c.Structure):
 
 class Certificate(c.Structure):
     _fields_ = [(x, c.c_size_t) for x in ("n_queries", "n_keys", "n_exact", "degree", "n_features")] + [
-        (x, c.c_double) for x in ("range", "max_range", "epsilon", "polynomial_bound", "rounding_bound")]
+        (x, c.c_double) for x in ("range", "max_range", "epsilon", "polynomial_bound", "rounding_bound")] + [
+        ("n_beyond", c.c_size_t), ("weights_bound", c.c_double)]
 
 
+class StateOptions(c.Structure):
+    _fields_ = [("epsilon", c.c_double), ("query_norm", c.c_double), ("degree", c.c_size_t), ("max_degree", c.c_size_t),
+                ("key_radius", c.c_double), ("rank_tolerance", c.c_double), ("max_rank", c.c_size_t), ("centre", c.c_void_p),
+                ("basis", c.c_void_p), ("rank", c.c_size_t), ("max_bytes", c.c_uint64)]
+
+
+lib.sp_fast_state_free.argtypes, lib.sp_fast_state_free.restype = [c.c_void_p], None
 lib.sp_fast_free.argtypes, lib.sp_fast_free.restype = [c.c_void_p], None
 
 
@@ -50,6 +59,48 @@ def reference(q, k, v, scale):
     return torch.nn.functional.scaled_dot_product_attention(*heads, scale=scale).transpose(0, 1).numpy()
 
 
+def head_of(q, k, v, scale):
+    pointers = (x.ctypes.data if x is not None else None for x in (q, k, v))
+    n_queries, n_keys, d_v = (len(q) if q is not None else 0), (len(k) if k is not None else 0), (v.shape[1] if v is not None else 0)
+    return Head(*pointers, n_queries, n_keys, (q if q is not None else k).shape[1], d_v, scale=scale)
+
+
+def check_state(rng, d, d_v, rank, degree, reach):
+    """Error over bound of attention over `n` keys of low rank in a state and some others beside it, against torch over all of them."""
+    n, n_text, n_queries = 1200, 70, 40
+    basis = np.linalg.qr(rng.standard_normal((d, rank)))[0].T
+    a = rng.standard_normal((n, rank))
+    a /= np.linalg.norm(a, axis=1, keepdims=True)
+    centre = 2 * rng.standard_normal(d)
+    k = (centre + a @ basis).astype(np.float32)
+    v = (np.sign(a[:, :1]) * rng.uniform(0.5, 1, (n, d_v))).astype(np.float32)  # values that follow the keys
+    q = rng.standard_normal((n_queries, d)).astype(np.float32)
+    scale = np.float32(reach * 0.9 / np.linalg.norm(q @ basis.T, axis=1).max())
+    text_k = (centre + rng.standard_normal((n_text, d))).astype(np.float32)
+    text_v = rng.uniform(-1, 1, (n_text, d_v)).astype(np.float32)
+
+    state, certificate = c.c_void_p(), Certificate()
+    options = StateOptions(degree=degree, key_radius=1.1, rank_tolerance=1e-4)
+    sp.check(lib.sp_fast_state_create(c.byref(state), c.byref(head_of(None, k[: n // 2], v[: n // 2], scale)), c.byref(options)))
+    sp.check(lib.sp_fast_state_append(state, c.byref(head_of(None, k[n // 2 :], v[n // 2 :], scale))))
+    out, lse = np.empty((n_queries, d_v), np.float32), np.empty(n_queries, np.float32)
+    sp.check(lib.sp_fast_state_attend(c.c_void_p(out.ctypes.data), c.c_void_p(lse.ctypes.data), c.byref(certificate), state,
+                                      c.byref(head_of(q, None, None, 0))))
+    lib.sp_fast_state_free(state)
+    assert certificate.n_keys == n and certificate.degree == degree and certificate.n_beyond == 0
+
+    scores = torch.from_numpy(q).double() @ torch.from_numpy(text_k).double().T * float(scale)
+    text_out = torch.softmax(scores, 1) @ torch.from_numpy(text_v).double()
+    share = torch.sigmoid(torch.from_numpy(lse).double() - torch.logsumexp(scores, 1))[:, None]
+    got = (share * torch.from_numpy(out).double() + (1 - share) * text_out).numpy()
+    both_k, both_v = np.concatenate([k, text_k]), np.concatenate([v, text_v])
+    want = reference(q[:, None], both_k[:, None], both_v[:, None], float(scale))[:, 0]
+    bound = certificate.weights_bound * (both_v.max(0) - both_v.min(0)).max() + certificate.rounding_bound
+    off = np.abs(got - want).max()
+    assert off <= bound, f"state d {d}, rank {rank}, degree {degree}: {off} off, certified {bound}"
+    return off / bound
+
+
 def main():
     rng = np.random.default_rng(1)
     worst, n_heads = 0, 0
@@ -70,6 +121,9 @@ def main():
             if degree:  # else it is chosen by cost, and some queries may be exact
                 assert certificate.n_exact == 0 and certificate.degree == degree
             worst, n_heads = max(worst, off / bound), n_heads + 1
+    shapes = ((64, 64, 4, 6, 2.1), (64, 64, 8, 4, 1.0), (16, 5, 2, 8, 3.3), (8, 8, 8, 3, 0.6))
+    states = max(check_state(rng, *shape) for shape in shapes)
+    print(f"fast_attention: {len(shapes)} states beside other keys within their certificates, at most {states:.3f} of them; torch in f64")
     print(f"fast_attention: {n_heads} heads within their certificates, at most {worst:.3f} of them; torch in f64")
 
 
