@@ -10,6 +10,8 @@
  *     bench_fast_attention             the table of docs/fast-attention.md
  *     bench_fast_attention d d_v degree log2(n) [causal]
  *     bench_fast_attention exponent    the fast side alone from n = 2^14 to 2^20, and the slope of log time over log n
+ *     bench_fast_attention state       one step of decoding: three queries that share a head of 64 and read n keys of low rank, as
+ *                                      moments and, as the engine does, one by one (d is the keys' rank)
  *
  * SOFTPROMPT_KERNELS picks the rung. */
 #include <math.h>
@@ -20,7 +22,9 @@
 
 #include "base/rng.h"
 #include "fast/remez.h"
+#include "fast/state.h"
 #include "softprompt.h"
+#include "tensor/attention.h"
 #include "tensor/kernels.h"
 
 enum { MAX_PASSES = 15, CHECKED = 24 };
@@ -209,12 +213,120 @@ static void measure_exponent(void)
     printf("{\"d\": 8, \"d_v\": 8, \"degree\": 4, \"exponent\": %.4f}\n", sum_xy / sum_xx);
 }
 
+/* ---- a state in decoding ---- */
+
+enum { D_HEAD = 64, GROUP = 3 };
+
+/* Keys c + U a, |a| = 1, U the first directions; queries at the range's end; values that follow the keys. */
+typedef struct decoding {
+    size_t n, rank;
+    float *k, *kt, *v, *q; /* (n, D_HEAD), (D_HEAD, n + padding), (n, D_HEAD), (GROUP, D_HEAD) */
+    float exact[GROUP * D_HEAD], moments[GROUP * D_HEAD];
+    sp_fast_state *state;
+    sp_arena *arena;
+    float *scratch;
+} decoding;
+
+static void draw_decoding(decoding *out, size_t rank, size_t degree, size_t n)
+{
+    sp_rng rng = sp_rng_seed(3, n);
+    const double norm = sp_exp_polynomial_range(degree, 1e-3) * sqrt((double)D_HEAD) * .999;
+    float *a = draw_vectors(n, rank, 1, &rng), centre[D_HEAD];
+    *out = (decoding){.n = n, .rank = rank, .k = floats(n * D_HEAD), .v = floats(n * D_HEAD)};
+    out->kt = calloc(D_HEAD * (n + SP_KEY_PADDING), sizeof(float));
+    out->q = draw_vectors(GROUP, D_HEAD, 8, &rng);
+    if (!out->kt) must(SP_ERR_MEMORY);
+    for (size_t i = 0; i < D_HEAD; i++) centre[i] = (float)sp_rng_normal(&rng);
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = 0; i < D_HEAD; i++) {
+            out->k[j * D_HEAD + i] = centre[i] + (i < rank ? a[j * rank + i] : 0);
+            out->kt[i * (n + SP_KEY_PADDING) + j] = out->k[j * D_HEAD + i];
+            out->v[j * D_HEAD + i] = (a[j * rank] > 0 ? .5f : -.5f) + (float)sp_rng_uniform(&rng) - .5f;
+        }
+    for (size_t u = 0; u < GROUP; u++) {
+        double squares = 0;
+        for (size_t i = 0; i < rank; i++) squares += (double)out->q[u * D_HEAD + i] * (double)out->q[u * D_HEAD + i];
+        for (size_t i = 0; i < rank; i++) out->q[u * D_HEAD + i] *= (float)(norm / 1.1 / sqrt(squares));
+    }
+    const sp_attention_head keys = {.k = out->k, .v = out->v, .n_keys = n, .d = D_HEAD, .d_v = D_HEAD};
+    must(sp_fast_state_create(&out->state, &keys, &(sp_fast_state_options){.degree = degree}));
+    must(sp_arena_create(&out->arena));
+    out->scratch = floats(sp_fast_state_scratch_floats(out->state));
+    free(a);
+}
+
+static double time_exact_step(decoding *data)
+{
+    const sp_span span = {0, data->n};
+    const size_t last = data->n - 1;
+    const sp_query_tile tile = {0, 1, &span, 1, data->n};
+    const sp_attention_plan plan = {&tile, 1, &last, 1, 0, 1, data->n, data->n};
+    const sp_keys keys = {data->kt, data->n + SP_KEY_PADDING, data->v};
+    const sp_attention_shape shape = {GROUP, 1, D_HEAD, .125f, 0};
+    float lse[GROUP];
+    const double begin = cpu_seconds();
+    must(sp_attention_forward(data->exact, lse, data->q, GROUP * D_HEAD, &plan, &keys, &shape, data->arena));
+    return cpu_seconds() - begin;
+}
+
+/* Many at once: one takes microseconds. */
+static double time_state_step(decoding *data, sp_state_use *use)
+{
+    enum { TIMES = 64 };
+    float lse[GROUP];
+    const double begin = cpu_seconds();
+    for (size_t t = 0; t < TIMES; t++)
+        must(sp_fast_state_evaluate(data->moments, D_HEAD, lse, use, data->state, data->q, D_HEAD, GROUP, data->scratch));
+    return (cpu_seconds() - begin) / TIMES;
+}
+
+static void measure_step(size_t rank, size_t degree, size_t n)
+{
+    enum { PASSES = 15 };
+    decoding data;
+    sp_state_use use = {0};
+    sp_certificate certificate;
+    sp_fast_state_info info;
+    double exact[PASSES], moments[PASSES], ratios[PASSES], error = 0;
+    draw_decoding(&data, rank, degree, n);
+    time_exact_step(&data);
+    time_state_step(&data, &use);
+    for (size_t p = 0; p < PASSES; p++) {
+        exact[p] = time_exact_step(&data);
+        moments[p] = time_state_step(&data, &use);
+        ratios[p] = exact[p] / moments[p];
+    }
+    for (size_t i = 0; i < sizeof data.exact / sizeof *data.exact; i++)
+        error = fmax(error, fabs((double)data.exact[i] - (double)data.moments[i]));
+    sp_fast_state_certify(&certificate, data.state, &use);
+    sp_fast_state_get_info(&info, data.state);
+    printf("{\"d\": %zu, \"d_v\": %d, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"state\": true, \"ratio\": %.3g, "
+           "\"cpu_seconds_exact\": %.5g, \"cpu_seconds_fast\": %.5g, \"error\": %.3g, \"bound\": %.3g, \"beyond\": %zu, "
+           "\"state_bytes\": %zu, \"kernels\": \"%s\"}\n",
+           rank, D_HEAD, degree, info.range, n, median(ratios, PASSES), median(exact, PASSES), median(moments, PASSES), error,
+           certificate.polynomial_bound + certificate.rounding_bound, certificate.n_beyond, info.n_bytes,
+           sp_kernels_select()->name);
+    fflush(stdout);
+    sp_fast_state_free(data.state);
+    sp_arena_free(data.arena);
+    free(data.k), free(data.kt), free(data.v), free(data.q), free(data.scratch);
+}
+
+static void measure_states(void)
+{
+    static const size_t shapes[][2] = {{4, 6}, {8, 4}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (size_t log2_n = 8; log2_n <= 16; log2_n += 2) measure_step(shapes[s][0], shapes[s][1], (size_t)1 << log2_n);
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 1)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) measure(&rows[i]);
     else if (strcmp(argv[1], "exponent") == 0)
         measure_exponent();
+    else if (strcmp(argv[1], "state") == 0)
+        measure_states();
     else if (argc >= 5)
         measure(&(row){strtoul(argv[1], NULL, 10), strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10),
                        strtoul(argv[4], NULL, 10), argc > 5 && strcmp(argv[5], "causal") == 0});

@@ -385,6 +385,29 @@ static void far_queries_are_counted(void **unused)
     }
 }
 
+/* What a query beyond the range gets is what one gets that reaches its end in the same direction. */
+static void far_queries_are_shortened(void **unused)
+{
+    (void)unused;
+    workload w;
+    draw(&w, 900, 5, 64, 32, 4, 1, 16);
+    sp_fast_state *state = create(&w, (sp_fast_state_options){.query_norm = 16});
+    sp_fast_state_info info;
+    sp_fast_state_get_info(&info, state);
+    for (size_t i = 0; i < w.n_queries * w.d; i++) w.q[i] *= (float)(info.query_norm / 16 * (1 - 1e-6));
+    assert_int_equal(attend(&w, state).n_beyond, 0);
+    float *out = floats(w.n_queries * w.d_v);
+    memcpy(out, w.out, w.n_queries * w.d_v * sizeof *out);
+    for (size_t i = 0; i < w.n_queries * w.d; i++) w.q[i] *= 5;
+    assert_int_equal(attend(&w, state).n_beyond, w.n_queries);
+    for (size_t i = 0; i < w.n_queries * w.d_v; i++)
+        if (!(fabs((double)(out[i] - w.out[i])) <= 1e-5))
+            fail_msg("%f at the range's end, %f beyond", (double)out[i], (double)w.out[i]);
+    free(out);
+    sp_fast_state_free(state);
+    give_back(&w);
+}
+
 static void keys_out_of_frame_are_refused(void **unused)
 {
     (void)unused;
@@ -481,10 +504,15 @@ static void rounding_stays_small_over_many_keys(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(states_are_certified),          cmocka_unit_test(other_keys_share_the_softmax),
-        cmocka_unit_test(appending_is_making_at_once),   cmocka_unit_test(files_round_trip),
-        cmocka_unit_test(hostile_files_are_refused),     cmocka_unit_test(far_queries_are_counted),
-        cmocka_unit_test(keys_out_of_frame_are_refused), cmocka_unit_test(rounding_stays_small_over_many_keys),
+        cmocka_unit_test(states_are_certified),
+        cmocka_unit_test(other_keys_share_the_softmax),
+        cmocka_unit_test(appending_is_making_at_once),
+        cmocka_unit_test(files_round_trip),
+        cmocka_unit_test(hostile_files_are_refused),
+        cmocka_unit_test(far_queries_are_counted),
+        cmocka_unit_test(far_queries_are_shortened),
+        cmocka_unit_test(keys_out_of_frame_are_refused),
+        cmocka_unit_test(rounding_stays_small_over_many_keys),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

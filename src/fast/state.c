@@ -521,9 +521,12 @@ static double bound_rounding(const sp_fast_state *state, const sp_state_use *use
     enum { EVERY_TERM = SP_TERMS_IN_F32 + 9 };
     static const double SECOND_ORDER = 1.01;
     const sp_exp_polynomial *p = &state->polynomial;
-    const double range = fmin(use->range, p->rho), chain = CHAIN + (double)(state->n_features / CHAIN) + 1;
+    const double range = fmin(use->range, p->rho), chain = CHAIN + (double)state->n_features / CHAIN + 1;
     double terms = 0, power = 1;
-    for (size_t j = 0; j <= p->degree; j++, power *= range) terms += fabs(p->c[j]) * power * (EVERY_TERM + 2 * (double)j + chain);
+    for (size_t j = 0; j <= p->degree; j++) {
+        terms += fabs(p->c[j]) * power * (EVERY_TERM + 2 * (double)j + chain);
+        power *= range;
+    }
     if (!(use->least_mean > 0)) return INFINITY;
     return UNIT_ROUNDOFF * (SECOND_ORDER * 2 * reach * (terms / use->least_mean + range) + 3 * (2 * reach + magnitude));
 }

@@ -55,7 +55,7 @@ sp_status sp_fast_state_save(const sp_fast_state *state, const char *path)
     return sp_safetensors_write(path, tensors.tensors, SP_STATE_TENSORS, NULL, 0);
 }
 
-/* ---- reading: nothing of a file is believed ---- */
+/* ---- reading: numbers are checked for what they may be; whether the keys kept to the radius, moments do not tell ---- */
 
 typedef struct state_source {
     const sp_safetensors *file;
