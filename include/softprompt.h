@@ -691,10 +691,10 @@ SP_API sp_status sp_audit_text(sp_audit *audit, const int32_t *tokens, size_t n)
 SP_API sp_status sp_audit_data(sp_audit *audit, const char *path, const sp_data_options *options, const sp_task *task,
                                const sp_hooks *hooks);
 
-/* Where there is no data: eight texts of up to 256 tokens, which the model writes behind the prompt, sampled as they come
- * (temperature 1). left_out_loss then estimates how far what it writes without a virtual token diverges. UNSUPPORTED: no BOS, no
- * end token. */
-SP_API sp_status sp_audit_sampled(sp_audit *audit, uint64_t seed, const sp_hooks *hooks);
+/* Where there is no data: n_texts (0: 8) texts of up to n_tokens (0: 256, at least 2), which the model writes behind the prompt,
+ * sampled as they come (temperature 1). left_out_loss then estimates how far what it writes without a virtual token diverges.
+ * UNSUPPORTED: no BOS, no end token. ARGUMENT: texts of one token, or no room for two. */
+SP_API sp_status sp_audit_sampled(sp_audit *audit, size_t n_texts, size_t n_tokens, uint64_t seed, const sp_hooks *hooks);
 
 /* What was found so far. FORMAT: no text was given yet. */
 SP_API sp_status sp_audit_get_report(const sp_audit_report **out, sp_audit *audit);

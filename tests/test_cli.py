@@ -268,7 +268,7 @@ class Help(Case):
                     "--task --task-column",
             "run": "--task --raw --no-special --max-length --max-new-tokens --temperature --top-k --top-p --min-p --repetition-penalty "
                    "--stop --seed --threads --json",
-            "audit": "--prompt --data --seed --plot --task --epsilon --prompt-rows --left-out --heads --template --verbalizer --text-column --label-column "
+            "audit": "--prompt --data --texts --text-length --seed --plot --task --epsilon --prompt-rows --left-out --heads --template --verbalizer --text-column --label-column "
                      "--max-length --threads --json --quiet",
             "info": "--json",
         }
@@ -768,11 +768,12 @@ class Audit(WithModel):
 
     def test_without_data(self):
         """The model writes the texts: the same for the same seed."""
-        first, again, other = (json.loads(self.check(softprompt("audit", "-m", MODEL, "-p", self.dir, "--json", "-q", "--seed", seed), 0).stdout)
-                               for seed in (1, 1, 2))
+        command = ("audit", "-m", MODEL, "-p", self.dir, "--json", "-q", "--texts", 2, "--text-length", 12, "--seed")
+        first, again, other = (json.loads(self.check(softprompt(*command, seed), 0).stdout) for seed in (1, 1, 2))
         self.assertEqual(first, again)
-        self.assertNotEqual(first["rows"], other["rows"])
-        self.assertEqual((first["texts"], first["prompt"]["left_out_rows"]), (8, 8))
+        self.assertNotEqual(first["heads"], other["heads"])
+        self.assertEqual((first["texts"], first["prompt"]["left_out_rows"]), (2, 2))
+        self.assertLessEqual(first["rows"], 2 * 11)
         self.assertIsNone(first["prompt"]["virtual_tokens"][0]["left_out_kl"])
         self.assertIsNotNone(first["prompt"]["virtual_tokens"][0]["left_out_loss"])
 

@@ -11,7 +11,7 @@
 #include "base/status.h"
 #include "train/encoded.h"
 
-enum { N_TEXTS = 8, MAX_TOKENS = 256 };
+enum { DEFAULT_N_TEXTS = 8, DEFAULT_N_TOKENS = 256 };
 
 static sp_status find_beginning(int32_t *token, const sp_model *model)
 {
@@ -49,38 +49,45 @@ static void report_progress(const sp_hooks *hooks, size_t done, size_t total, do
     hooks->progress(hooks->user, &progress);
 }
 
-static sp_status write_texts(sp_encoded_row *rows, sp_audit *a, size_t n_tokens, uint64_t seed, const sp_hooks *hooks)
+static sp_status write_texts(sp_encoded_row *rows, size_t n, sp_audit *a, size_t n_tokens, uint64_t seed, const sp_hooks *hooks)
 {
     const double begin = sp_seconds();
     sp_session *session = NULL;
     int32_t beginning;
     sp_status st = find_beginning(&beginning, a->model);
     if (!st) st = sp_session_create(&session, a->model, a->prompt);
-    for (size_t i = 0; i < N_TEXTS && !st; i++) {
+    for (size_t i = 0; i < n && !st; i++) {
         if (hooks && hooks->stop && *hooks->stop)
-            st = sp_fail(SP_ERR_STOPPED, "stopped after writing %zu of %d texts", i, N_TEXTS);
+            st = sp_fail(SP_ERR_STOPPED, "stopped after writing %zu of %zu texts", i, n);
         else
             st = write_text(&rows[i], session, beginning, n_tokens, seed + i);
         if (!st) st = sp_audit_row(a, &rows[i]);
-        report_progress(hooks, i + 1, N_TEXTS, begin);
+        report_progress(hooks, i + 1, n, begin);
     }
     sp_session_free(session);
     return st;
 }
 
-sp_status sp_audit_sampled(sp_audit *audit, uint64_t seed, const sp_hooks *hooks)
+static sp_status sample(sp_encoded_row *rows, size_t n, sp_audit *a, size_t n_tokens, uint64_t seed, const sp_hooks *hooks)
 {
-    sp_encoded_row rows[N_TEXTS] = {0};
     size_t room;
-    sp_status st = sp_room_behind_prompt(&room, audit->model, audit->n_front);
-    if (!st && room < 2)
-        st = sp_fail(SP_ERR_ARGUMENT, "the prompt leaves no room for a text of two tokens; use fewer virtual tokens");
-    if (!st) st = write_texts(rows, audit, sp_smaller(room, MAX_TOKENS), seed, hooks);
-    if (!st && audit->prompt) {
-        const sp_root root = sp_root_of_prompt(audit->prompt);
-        const size_t n = sp_smaller(N_TEXTS, audit->options.n_left_out_rows);
-        st = sp_audit_leave_out(audit, &root, rows, n, hooks);
-    }
-    for (size_t i = 0; i < N_TEXTS; i++) sp_encoded_row_clear(&rows[i]);
+    sp_status st = sp_room_behind_prompt(&room, a->model, a->n_front);
+    n_tokens = sp_smaller(room, n_tokens);
+    if (!st && n_tokens < 2)
+        st = sp_fail(SP_ERR_ARGUMENT, "texts of %zu tokens: two are the least, and the prompt leaves room for %zu", n_tokens, room);
+    if (!st) st = write_texts(rows, n, a, n_tokens, seed, hooks);
+    if (st || !a->prompt) return st;
+    const sp_root root = sp_root_of_prompt(a->prompt);
+    return sp_audit_leave_out(a, &root, rows, sp_smaller(n, a->options.n_left_out_rows), hooks);
+}
+
+sp_status sp_audit_sampled(sp_audit *audit, size_t n_texts, size_t n_tokens, uint64_t seed, const sp_hooks *hooks)
+{
+    const size_t n = n_texts ? n_texts : DEFAULT_N_TEXTS;
+    sp_encoded_row *rows = calloc(n, sizeof *rows);
+    if (!rows) return sp_fail_no_memory(n * sizeof *rows);
+    sp_status st = sample(rows, n, audit, n_tokens ? n_tokens : DEFAULT_N_TOKENS, seed, hooks);
+    for (size_t i = 0; i < n; i++) sp_encoded_row_clear(&rows[i]);
+    free(rows);
     return st;
 }

@@ -12,7 +12,7 @@
 typedef struct audit_flags {
     model_flags model;
     const char *prompt, *data;
-    size_t task_id, left_out, seed;
+    size_t task_id, left_out, n_texts, text_length, seed;
     double epsilon;
     bool prompt_rows, heads;
     text_list plots;
@@ -24,8 +24,12 @@ static const option_row file_rows[] = {
     {OPTION_STRING, 'p', "prompt", "DIR", "an adapter", .fallback = "the model alone", .target = offsetof(audit_flags, prompt)},
     {OPTION_COUNT, 0, "task", "K", "audit task K of a multitask adapter", .fallback = "0", .target = offsetof(audit_flags, task_id),
      .max = 1e6},
-    {OPTION_STRING, 'd', "data", "FILE", "the texts: JSONL, CSV or TSV", .fallback = "eight that the model writes",
+    {OPTION_STRING, 'd', "data", "FILE", "the texts: JSONL, CSV or TSV", .fallback = "what the model writes",
      .target = offsetof(audit_flags, data)},
+    {OPTION_COUNT, 0, "texts", "N", "without DATA: texts that the model writes", .fallback = "8",
+     .target = offsetof(audit_flags, n_texts), .min = 1, .max = 1e6},
+    {OPTION_COUNT, 0, "text-length", "N", "without DATA: tokens of each, or up to an end token", .fallback = "256",
+     .target = offsetof(audit_flags, text_length), .min = 2, .max = 1e6},
     {OPTION_COUNT, 0, "seed", "N", "without DATA: of what the model writes", .fallback = "0",
      .target = offsetof(audit_flags, seed)},
     {OPTION_STRINGS, 0, "plot", "FILE", "draw heat maps, layers by heads, as .svg or .png; may be repeated",
@@ -56,7 +60,7 @@ static sp_status audit_texts(sp_audit *running, const audit_flags *flags, const 
 {
     const sp_data_options data = data_options(&flags->task, &bar->logger);
     if (flags->data) return sp_audit_data(running, flags->data, &data, task, &bar->hooks);
-    return sp_audit_sampled(running, flags->seed, &bar->hooks);
+    return sp_audit_sampled(running, flags->n_texts, flags->text_length, flags->seed, &bar->hooks);
 }
 
 static int show(const sp_audit_report *report, const audit_flags *flags, const sp_model *model)
