@@ -135,6 +135,11 @@ def gather(heads, calls, n_prompt, with_prompt_rows):
                 heads[layer][h].note(seen.q[h, row], k, first, seen.scaling, seen.softcap, n_prompt, position < n_prompt)
 
 
+def prefix_keys(matrix, n_layer, n_kv, d_head):
+    """(P, layers, kv heads, d_head) in f64"""
+    return matrix.double().reshape(len(matrix), n_layer, 2, n_kv, d_head)[:, :, 0]
+
+
 def rank_99(keys):
     """keys (P, d) about their mean"""
     energy = torch.linalg.svdvals(keys - keys.mean(0)).square()
@@ -288,7 +293,7 @@ def check_model(name, path, texts, prompts, n_degrees):
             examples = [(t, len(t) - 1) for t in (model.tokenize(text) for text in texts)]
             if isinstance(prompt, str):
                 matrix = prefix_matrix(prompt)
-                keys = matrix.double().reshape(len(matrix), n_layer, 2, n_kv, d_head)[:, :, 0]
+                keys = prefix_keys(matrix, n_layer, n_kv, d_head)
                 theirs = peft.PeftModel.from_pretrained(hf_model.load(path), prompt)
                 theirs.base_model.set_attn_implementation("probe")
                 heads = reference(theirs, tokens, n_layer, n_head, lambda t: theirs(input_ids=torch.tensor([t])), len(keys))

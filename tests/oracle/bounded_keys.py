@@ -89,7 +89,7 @@ def check(name, path, method, rank, texts, held_out, directory):
         where = os.path.join(directory, f"{method} {rank} {what}")
         results[what] = where, train(path, data, other, where, method, *flags)
     where, told = results["bounded"]
-    keys = audit.prefix_keys(where, base.config.num_hidden_layers, n_kv, d_head)
+    keys = audit.prefix_keys(audit.prefix_matrix(where), base.config.num_hidden_layers, n_kv, d_head)
     queries, scaling = queries_of(hf_model.load(path), where, tokens)
     score, bound, _, outside, _ = figures(keys, queries, scaling, rank)
     good = report(f"{name}, {method}, rank {rank}: scores of training queries, of R", score / R, 1 + INSIDE)
@@ -102,7 +102,7 @@ def check(name, path, method, rank, texts, held_out, directory):
     good &= report("    softprompt.json says the same", max(abs(saved[key] - told[key]) for key in told), 1e-9)
 
     free_queries, _ = queries_of(hf_model.load(path), results["free"][0], tokens)
-    free_keys = audit.prefix_keys(results["free"][0], base.config.num_hidden_layers, n_kv, d_head)
+    free_keys = audit.prefix_keys(audit.prefix_matrix(results["free"][0]), base.config.num_hidden_layers, n_kv, d_head)
     good &= report("    (and it matters: R / scores without it)", R / figures(free_keys, free_queries, scaling, rank)[0], 0.8)
 
     queries, _ = queries_of(hf_model.load(path), where, others)
