@@ -137,16 +137,17 @@ def roofline(rows):
 
 
 def choosing(rows):
-    """A panel a model: accuracy on validation rows against seconds of training, a line a method."""
+    """A panel a model: accuracy on validation rows against seconds of training, a line a method, the same in every panel."""
     trained = [row for row in rows if row["data"] == "reviews" and row["curve"] and row["step_seconds"]]
-    panels = []
+    methods, panels = list(dict.fromkeys(row["method"] for row in trained)), []
     for model in dict.fromkeys(row["model"] for row in trained):
         lines, data = [], ""
         for row in (row for row in trained if row["model"] == model):
             name = f"choose_{len(panels)}_{len(lines)}"
             data += block(name, [("", step * row["step_seconds"], 100 * accuracy) for step, accuracy in row["curve"]])
-            lines.append(f'${name} using 2:3 with linespoints linecolor rgb "{LINES[len(lines) % len(LINES)]}" linewidth 1.6 '
-                         f"pointtype {5 + len(lines)} title {quoted(row['method'])}")
+            look = methods.index(row["method"])
+            lines.append(f'${name} using 2:3 with linespoints linecolor rgb "{LINES[look % len(LINES)]}" linewidth 1.6 '
+                         f"pointtype {5 + look} title {quoted(row['method'])}")
         lines.append(f'{100 * TARGET} with lines linecolor rgb "#606060" dashtype 2 notitle')
         panels.append(data + f"""
 set title {quoted(f"{model}, movie reviews: accuracy on validation rows")} textcolor rgb "#303030"
