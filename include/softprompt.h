@@ -980,6 +980,71 @@ typedef struct sp_capacity_bound_report {
 /* ARGUMENT: a number out of range, by name; a grid beyond 2^62. */
 SP_API sp_status sp_lab_capacity_bound(sp_capacity_bound_report *out, const sp_capacity_bound_options *options);
 
+/* Memorisation: random sequences X_i and answers Y_i, all of [0,1]^{len x d}; how many virtual tokens make a frozen transformer of
+ * one layer and one head answer all of them within epsilon, in the sup norm; docs/theory.md, section 2. */
+typedef struct sp_memorise_options {
+    const size_t *sequences, *d, *len; /* lists, of which all combinations are run; NULL: 1 2 3 4 6 8 12 16; 1 2 4; 1 2 */
+    size_t n_sequences, n_d, n_len;    /* their lengths */
+    size_t n_seeds;                    /* data sets and layers of each; 0: 3 */
+    double epsilon;                    /* in (0, 1/2); 0: 0.05 */
+    double precision;                  /* bits of a number of the prompt, for the counting bound; 0: 64, which f64 has */
+    size_t max_tokens;                 /* the longest prompt that is tried; 0: 64 */
+    size_t steps, restarts;            /* of learning, for each length that is tried; 0: 200, 8 */
+    size_t n_positions, n_hidden;      /* of the wide layer: channels of positions; units of both layers; 0: 8, 32 */
+    bool is_shared;                    /* all sequences begin with the same token */
+    uint64_t seed;
+} sp_memorise_options;
+
+/* Layers with random weights, whose prompt is learnt. */
+typedef enum sp_memorise_layer {
+    SP_MEMORISE_WIDE,  /* d channels for the token and n_positions more that hold a random position of each prompt token */
+    SP_MEMORISE_PLAIN, /* as wide as its tokens, the layer of arXiv 2411.16525 */
+    SP_MEMORISE_N_LAYERS
+} sp_memorise_layer;
+
+typedef struct sp_memorise_trained {
+    size_t num_virtual_tokens; /* the fewest that were found to do, by doubling and bisection; 0: none up to max_tokens did */
+    double error;              /* of these; not reached: the smallest that was seen with any number of tokens */
+    double error_f32;          /* of the same prompt with its numbers rounded to 24 bits */
+    double largest;            /* of its numbers, by amount */
+    size_t steps;              /* of learning, all lengths together */
+} sp_memorise_trained;
+
+/* Layers that are built, whose prompt is written down. */
+typedef enum sp_memorise_construction {
+    SP_MEMORISE_TABLE, /* SP_LOOKUP for len 1, else SP_UNIFORM, on the coarsest grid that keeps the sequences apart */
+    SP_MEMORISE_KEYED, /* constant size; a virtual token for each token, found by that token's own numbers */
+    SP_MEMORISE_N_CONSTRUCTIONS
+} sp_memorise_construction;
+
+typedef struct sp_memorise_constructed {
+    size_t grid;               /* 0: none keeps apart what must be answered differently, and what follows is 0 and NAN */
+    double num_virtual_tokens; /* whole */
+    double error;              /* of the machine, run; NAN: it was too large to run */
+} sp_memorise_constructed;
+
+typedef struct sp_memorise_point {
+    size_t n_sequences, d, len;
+    uint64_t seed;
+    double lipschitz; /* of the data set in the sup norm, at least 1 */
+    sp_memorise_trained trained[SP_MEMORISE_N_LAYERS];
+    sp_memorise_constructed constructed[SP_MEMORISE_N_CONSTRUCTIONS];
+    double log2_paper; /* tokens, by sp_lab_capacity_bound with this slope: the paper's formula, */
+    double log2_pairs; /* and what no machine passes */
+} sp_memorise_point;
+
+typedef struct sp_memorise_report {
+    sp_memorise_options options; /* with defaults in, without the lists */
+    sp_memorise_point *points;   /* (n_points) by d, len, n_sequences, seed */
+    size_t n_points;
+    double seconds;
+} sp_memorise_report;
+
+/* Parallel over points; the numbers do not depend on the number of threads. Of one seed, a larger data set holds the smaller ones.
+ * ARGUMENT: a number out of range, by name. STOPPED: *out is empty. */
+SP_API sp_status sp_lab_memorise(sp_memorise_report *out, const sp_memorise_options *options, const sp_hooks *hooks);
+SP_API void sp_memorise_report_clear(sp_memorise_report *report);
+
 /* The phase transition of arXiv 2411.16525 (after Alman and Song, arXiv 2302.13214), timed: attention over n keys whose entries,
  * and whose queries', are B = c sqrt(ln n), so that scores q . k / d are at most c^2 ln n; docs/theory.md, section 3. */
 typedef struct sp_phase_options {

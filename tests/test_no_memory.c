@@ -487,13 +487,34 @@ static sp_status run_lab(const char *dir)
     return sp_lab_universality(&report, &options, NULL);
 }
 
+static sp_status run_memorise(const char *unused)
+{
+    static const size_t sequences = 2, d = 1, len[] = {1, 2};
+    const sp_memorise_options options = {.sequences = &sequences,
+                                         .d = &d,
+                                         .len = len,
+                                         .n_sequences = 1,
+                                         .n_d = 1,
+                                         .n_len = 2,
+                                         .n_seeds = 1,
+                                         .max_tokens = 2,
+                                         .steps = 2,
+                                         .restarts = 1};
+    sp_memorise_report report;
+    (void)unused;
+    sp_status st = sp_lab_memorise(&report, &options, NULL);
+    sp_memorise_report_clear(&report);
+    return st;
+}
+
 /* Whether a prompt's tokens are the same for all inputs is not known without memory: then they are computed for each. */
 static void lab_runs(void **state)
 {
-    enum { N_FORWARDS = 5, N_QUESTIONS = 2 };
+    enum { N_FORWARDS = 5, N_MEMORISED = 4, N_QUESTIONS = 2 };
     char *dir = make_directory();
     (void)state;
     fail_each_but(N_FORWARDS * N_QUESTIONS, run_lab, dir, 100);
+    fail_each_but(N_MEMORISED * N_QUESTIONS, run_memorise, "memorise", 100);
     remove_directory(dir);
 }
 
