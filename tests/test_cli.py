@@ -326,7 +326,7 @@ class Lab(Case):
         text = self.check(softprompt("lab", "capacity", "--help"), 0).stdout
         self.assertIn("cram", text)
         self.assertIn("--num-virtual-tokens", self.check(softprompt("lab", "capacity", "cram", "--help"), 0).stdout)
-        self.assert_message(softprompt("lab", "capacity"), 2, "bound or cram")
+        self.assert_message(softprompt("lab", "capacity"), 2, "bound, memorise or cram")
         self.assert_message(softprompt("lab", "capacity", "cran"), 2, "did you mean cram")
         self.assert_message(softprompt("lab", "capacity", "-m", "no-such-file"), 1, "no-such-file")
         self.assert_message(softprompt("lab", "capacity", "cram", "-m", "x", "--kind", "random", "--text", "y"), 2, "contradict")
@@ -408,6 +408,41 @@ class Capacity(Case):
         with tempfile.TemporaryDirectory() as work:
             self.check(softprompt("lab", "capacity", "bound", "--d", 8, "--len", 8, "--plot", "bound.svg", cwd=work), 0)
             self.assertIn("<svg", Path(work, "bound.svg").read_text())
+
+    def test_memorise(self):
+        def memorise(*arguments, **there):
+            return softprompt("lab", "capacity", "memorise", "-q", *arguments, **there)
+        with tempfile.TemporaryDirectory() as work:
+            command = ("--sequences", "1,3", "--d", 2, "--len", "1,2", "--seeds", 2, "--max-tokens", 8, "--restarts", 2)
+            found = json.loads(self.check(memorise(*command, "--json", "--plot", "memorise.svg", cwd=work), 0).stdout)
+            self.assertIn("written: keyed", Path(work, "memorise.svg").read_text())
+            again = json.loads(self.check(memorise(*command, "--json"), 0).stdout)
+            text = self.check(memorise(*command), 0).stdout
+        self.assertEqual(found["points"], again["points"])
+        self.assertEqual([(p["d"], p["len"], p["n_sequences"], p["seed"]) for p in found["points"]],
+                         [(2, length, n, seed) for length in (1, 2) for n in (1, 3) for seed in (0, 1)])
+        reached = 0
+        for point in found["points"]:
+            for trained in point["trained"].values():
+                self.assertEqual(trained["not_reached"], trained["num_virtual_tokens"] is None)
+                self.assertEqual(trained["not_reached"], trained["error"] > found["epsilon"])
+                reached += not trained["not_reached"]
+            keyed = point["constructed"]["keyed"]
+            self.assertEqual(keyed["num_virtual_tokens"], point["n_sequences"] * point["len"])
+            self.assertLess(keyed["error"], 1e-9)
+            self.assertGreaterEqual(point["log2_paper"], point["log2_pairs"])
+        self.assertGreater(reached, 4)
+        self.assertRegex(text, r"(?m)^  2  1    3    3  (\d+|-) (\d+|-) ")
+        self.assertRegex(text, r"(?m)^wide +\d of 8 data sets memorised with up to 8 tokens")
+        self.assertIn("--shared-token", self.check(softprompt("lab", "capacity", "memorise", "--help"), 0).stdout)
+        self.check(memorise("--quick", "--json"), 0)
+        for text in ("1,x", "1,,2", "-1", "1 2", "0", "1,", "99999999999999999999999"):
+            self.assert_message(memorise("--sequences", text), 2, "as in 1,2,4")
+        self.assert_message(memorise("--sequences", ",".join("1" * 17)), 2, "at most 16 numbers")
+        self.assert_message(memorise("--sequences", "1000"), 2, "from 1 to 256")
+        self.assert_message(memorise("--shared-token", "--len", "1"), 2, "from 2 to")
+        self.assert_message(memorise("--epsilon", 0.5), 2, "epsilon")
+        self.assert_message(memorise("--plot", "memorise.pdf"), 1, ".svg or a .png")
 
 
 class Streams(Case):

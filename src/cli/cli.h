@@ -10,7 +10,7 @@ extern const command train_command, eval_command, run_command, audit_command, in
 extern const command universality_command, capacity_command, phase_command;
 
 /* What lab_capacity.c chooses among. */
-extern const command capacity_bound_command, capacity_cram_command;
+extern const command capacity_bound_command, capacity_memorise_command, capacity_cram_command;
 
 /* Runs the one of n commands, at most 8, whose last word is the next of the line. what: what such a command is, for messages. */
 int run_named(const command *self, const char *what, const command *const *commands, size_t n, int argc, char **argv);

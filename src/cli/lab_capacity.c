@@ -4,7 +4,7 @@
 
 #include "cli.h"
 
-static const command *const measurements[] = {&capacity_bound_command, &capacity_cram_command};
+static const command *const measurements[] = {&capacity_bound_command, &capacity_memorise_command, &capacity_cram_command};
 
 static bool names_model(int argc, char **argv)
 {
@@ -16,7 +16,6 @@ static bool names_model(int argc, char **argv)
 static int run_capacity(const command *self, int argc, char **argv)
 {
     if (names_model(argc, argv)) return capacity_cram_command.run(&capacity_cram_command, argc, argv);
-    if (argc > 1 && strcmp(argv[1], "memorise") == 0) return usage_error(self, "lab capacity memorise is not in this version");
     return run_named(self, "measurement", measurements, sizeof measurements / sizeof *measurements, argc, argv);
 }
 
@@ -28,6 +27,7 @@ const command capacity_command = {
     .summary = "How much a prompt holds.",
     .details = "Measurements, each with a --help of its own:\n\n"
                "  bound     the paper's formula, what constructions take, what no machine passes\n"
+               "  memorise  random sequences on the smallest transformers: learnt, written down, and by formula\n"
                "  cram      the longest text that learnt vectors make a real model say; also without its name, with -m",
     .example = "  softprompt lab capacity bound --len 2 --epsilon 0.05",
     .groups = no_groups,
