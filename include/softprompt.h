@@ -989,7 +989,7 @@ typedef struct sp_memorise_options {
     double epsilon;                    /* in (0, 1/2); 0: 0.05 */
     double precision;                  /* bits of a number of the prompt, for the counting bound; 0: 64, which f64 has */
     size_t max_tokens;                 /* the longest prompt that is tried; 0: 64 */
-    size_t steps, restarts;            /* of learning, for each length that is tried; 0: 200, 8 */
+    size_t steps, restarts;            /* of learning, for each length that is tried; 0: 200, 16 */
     size_t n_positions, n_hidden;      /* of the wide layer: channels of positions; units of both layers; 0: 8, 32 */
     bool is_shared;                    /* all sequences begin with the same token */
     uint64_t seed;
@@ -1005,8 +1005,9 @@ typedef enum sp_memorise_layer {
 typedef struct sp_memorise_trained {
     size_t num_virtual_tokens; /* the fewest that were found to do, by doubling and bisection; 0: none up to max_tokens did */
     double error;              /* of these; not reached: the smallest that was seen with any number of tokens */
-    double error_f32;          /* of the same prompt with its numbers rounded to 24 bits */
-    double largest;            /* of its numbers, by amount */
+    double largest;            /* number of the prompt, by amount */
+    size_t bits;               /* of a number, sign and all, that keep the error within 2 epsilon: multiples of 2^{1-bits} of the
+                                * power of two above the largest. 0: not reached */
     size_t steps;              /* of learning, all lengths together */
 } sp_memorise_trained;
 
@@ -1021,6 +1022,7 @@ typedef struct sp_memorise_constructed {
     size_t grid;               /* 0: none keeps apart what must be answered differently, and what follows is 0 and NAN */
     double num_virtual_tokens; /* whole */
     double error;              /* of the machine, run; NAN: it was too large to run */
+    size_t bits;               /* as of what is learnt, numbers being in [0, 1]: multiples of 2^-bits; 0: not run */
 } sp_memorise_constructed;
 
 typedef struct sp_memorise_point {

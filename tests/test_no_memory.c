@@ -497,6 +497,7 @@ static sp_status run_memorise(const char *unused)
                                          .n_d = 1,
                                          .n_len = 2,
                                          .n_seeds = 1,
+                                         .epsilon = 0.49,
                                          .max_tokens = 2,
                                          .steps = 2,
                                          .restarts = 1};
@@ -510,7 +511,7 @@ static sp_status run_memorise(const char *unused)
 /* Whether a prompt's tokens are the same for all inputs is not known without memory: then they are computed for each. */
 static void lab_runs(void **state)
 {
-    enum { N_FORWARDS = 5, N_MEMORISED = 4, N_QUESTIONS = 2 };
+    enum { N_FORWARDS = 5, N_MEMORISED = 10, N_QUESTIONS = 2 };
     char *dir = make_directory();
     (void)state;
     fail_each_but(N_FORWARDS * N_QUESTIONS, run_lab, dir, 100);

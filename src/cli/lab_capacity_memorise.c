@@ -41,7 +41,7 @@ static const option_row learning_rows[] = {
      .target = offsetof(memorise_flags, max_tokens), .min = 1, .max = 512},
     {OPTION_COUNT, 0, "steps", "N", "of learning, of each beginning", .fallback = "200", .target = offsetof(memorise_flags, steps),
      .min = 1, .max = 1e9},
-    {OPTION_COUNT, 0, "restarts", "N", "beginnings, for each length of a prompt", .fallback = "8",
+    {OPTION_COUNT, 0, "restarts", "N", "beginnings, for each length of a prompt", .fallback = "16",
      .target = offsetof(memorise_flags, restarts), .min = 1, .max = 1e6},
     {OPTION_COUNT, 0, "positions", "N", "channels of positions of the wide layer", .fallback = "8",
      .target = offsetof(memorise_flags, positions), .min = 1, .max = 1024},
@@ -174,7 +174,50 @@ static double worst_constructed(const sp_memorise_report *r, int construction, s
     return worst;
 }
 
-static void print_report(const sp_memorise_report *r)
+static double median(double *values, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        for (size_t k = i; k > 0 && values[k - 1] > values[k]; k--) {
+            const double kept = values[k];
+            values[k] = values[k - 1];
+            values[k - 1] = kept;
+        }
+    return values[n / 2];
+}
+
+/* The bits of a number of a prompt, and those of the whole prompt in multiples of its answers'; false: no prompt to be counted. */
+static bool count_bits(double *bits, double *ratio, const sp_memorise_point *p, int way, double bits_of_answer)
+{
+    const bool is_learnt = way < SP_MEMORISE_N_LAYERS;
+    const sp_memorise_constructed *c = &p->constructed[is_learnt ? 0 : way - SP_MEMORISE_N_LAYERS];
+    const sp_memorise_trained *t = &p->trained[is_learnt ? way : 0];
+    *bits = (double)(is_learnt ? t->bits : c->bits);
+    *ratio = (is_learnt ? (double)t->num_virtual_tokens : c->num_virtual_tokens) * *bits /
+             ((double)(p->n_sequences * p->len) * bits_of_answer);
+    return *bits > 0;
+}
+
+/* Medians over the prompts that were found, of each way to find one. */
+static int print_bits(const sp_memorise_report *r)
+{
+    const double bits_of_answer = log2(ceil(1 / (4 * r->options.epsilon)));
+    double *bits = malloc(2 * r->n_points * sizeof *bits), *ratios = bits + r->n_points;
+    char line[160] = "";
+    if (!bits) return report_no_memory();
+    for (int way = 0; way < SP_MEMORISE_N_LAYERS + SP_MEMORISE_N_CONSTRUCTIONS && bits_of_answer > 0; way++) {
+        const char *name = way < SP_MEMORISE_N_LAYERS ? layer_names[way] : construction_names[way - SP_MEMORISE_N_LAYERS];
+        size_t n = 0, used = strlen(line);
+        for (size_t i = 0; i < r->n_points; i++) n += count_bits(&bits[n], &ratios[n], &r->points[i], way, bits_of_answer);
+        if (n)
+            snprintf(line + used, sizeof line - used, "%s%s %.0f (%.1f)", used ? ", " : "", name, median(bits, n),
+                     median(ratios, n));
+    }
+    if (*line) report_row("bits", "of a number, error at most %g (prompt / answers; medians): %s", 2 * r->options.epsilon, line);
+    free(bits);
+    return EXIT_DONE;
+}
+
+static int print_report(const sp_memorise_report *r)
 {
     const sp_memorise_options *o = &r->options;
     const size_t n_seeds = r->options.n_seeds; /* of one setting, behind each other */
@@ -199,7 +242,9 @@ static void print_report(const sp_memorise_report *r)
         const double worst = worst_constructed(r, i, &n_run);
         report_row(construction_names[i], "%zu of %zu data sets run, largest error %.1e", n_run, r->n_points, worst);
     }
+    const int code = print_bits(r);
     report_row("time", "%s", format_duration(r->seconds).text);
+    return code;
 }
 
 /* ---- JSON ---- */
@@ -211,8 +256,8 @@ static json_t *trained_json(const sp_memorise_trained *t)
                 t->num_virtual_tokens ? json_integer((json_int_t)t->num_virtual_tokens) : json_null());
     json_member(&object, "not_reached", json_boolean(t->num_virtual_tokens == 0));
     json_member(&object, "error", json_finite(t->error));
-    json_member(&object, "error_f32", json_finite(t->error_f32));
     json_member(&object, "largest", json_finite(t->largest));
+    json_member(&object, "bits", t->bits ? json_integer((json_int_t)t->bits) : json_null());
     json_member(&object, "steps", json_integer((json_int_t)t->steps));
     return object;
 }
@@ -223,6 +268,7 @@ static json_t *constructed_json(const sp_memorise_constructed *c)
     json_member(&object, "num_virtual_tokens", c->grid ? json_finite(c->num_virtual_tokens) : json_null());
     json_member(&object, "grid", c->grid ? json_integer((json_int_t)c->grid) : json_null());
     json_member(&object, "error", json_finite(c->error));
+    json_member(&object, "bits", c->bits ? json_integer((json_int_t)c->bits) : json_null());
     return object;
 }
 
@@ -260,17 +306,6 @@ static int print_report_json(const sp_memorise_report *r)
 }
 
 /* ---- the plot ---- */
-
-static double median(double *values, size_t n)
-{
-    for (size_t i = 1; i < n; i++)
-        for (size_t k = i; k > 0 && values[k - 1] > values[k]; k--) {
-            const double kept = values[k];
-            values[k] = values[k - 1];
-            values[k - 1] = kept;
-        }
-    return values[n / 2];
-}
 
 /* A line a size: N, NL, medians over seeds of wide, plain (above max_tokens: not reached), keyed, table, log2 of paper, least. */
 static void write_medians(FILE *gnuplot, size_t panel, const sp_memorise_point *p, size_t n_sizes, size_t n_seeds, double missing)
@@ -342,9 +377,9 @@ static void draw_panels(FILE *gnuplot, const sp_memorise_report *r, size_t n_row
             (double)least / 1.2, (double)most * 1.2, n_columns > 1 ? 2 : 3);
     fprintf(gnuplot,
             "set arrow from graph 0, first %g to graph 1, first %g nohead lc rgb '#b0b0b0'\n"
-            "set label 'none up to %zu' at graph 0.01, first %g left offset 0,0.6 font ',10' textcolor rgb '#707070'\n",
+            "set label 'none up to %zu' at graph 0.01, first %g left font ',10' textcolor rgb '#707070'\n",
             1.2 * (double)r->options.max_tokens, 1.2 * (double)r->options.max_tokens, r->options.max_tokens,
-            1.2 * (double)r->options.max_tokens);
+            2.4 * (double)r->options.max_tokens);
 }
 
 static int draw(const sp_memorise_report *r, size_t n_sizes, const char *path)
@@ -417,7 +452,7 @@ static int run_memorise(const command *self, int argc, char **argv)
     if (!code && flags.output.json) {
         code = print_report_json(&report);
     } else if (!code) {
-        print_report(&report);
+        code = print_report(&report);
         if (flags.plot) report_row("plot", "%s", flags.plot);
     }
     sp_memorise_report_clear(&report);

@@ -25,7 +25,7 @@ enum {
     DEFAULT_SEEDS = 3,
     DEFAULT_MAX_TOKENS = 64,
     DEFAULT_STEPS = 200,
-    DEFAULT_RESTARTS = 8,
+    DEFAULT_RESTARTS = 16,
     DEFAULT_POSITIONS = 8,
     DEFAULT_HIDDEN = 32,
     MAX_SEQUENCES = 256,
@@ -96,18 +96,28 @@ typedef struct search {
     const sp_layer_inputs *inputs;
     const sp_pairs *pairs;
     sp_layer_fit_options fit;
-    double *prompt, *answers, *scratch;
+    double *prompt, *rounded, *answers, *scratch;
 } search;
 
-/* What the prompt answers when its numbers have 24 bits. */
-static double round_and_run(search *s, size_t n_tokens)
+/* The error behind the prompt's numbers as multiples of `step`. */
+static double round_and_run(search *s, size_t n_tokens, double step)
 {
     const size_t n = s->inputs->n_tokens * s->pairs->d;
     double error = 0;
-    for (size_t i = 0; i < n_tokens * s->pairs->d; i++) s->prompt[i] = (float)s->prompt[i];
-    sp_layer_answer(s->answers, NULL, s->inputs, s->prompt, n_tokens, s->scratch);
+    for (size_t i = 0; i < n_tokens * s->pairs->d; i++) s->rounded[i] = step * nearbyint(s->prompt[i] / step);
+    sp_layer_answer(s->answers, NULL, s->inputs, s->rounded, n_tokens, s->scratch);
     for (size_t i = 0; i < n; i++) error = fmax(error, fabs(s->answers[i] - s->pairs->y[i]));
     return error;
+}
+
+/* Numbers lie between -2^e and 2^e. The fewest bits that do; fewer again might, by luck. */
+static size_t count_bits(search *s, size_t n_tokens, double largest)
+{
+    size_t bits = 1;
+    int e;
+    (void)frexp(largest, &e);
+    while (bits < SP_MEMORISE_MAX_BITS && !(round_and_run(s, n_tokens, ldexp(1, e + 1 - (int)bits)) <= 2 * s->fit.epsilon)) bits++;
+    return bits;
 }
 
 /* Learns a prompt of so many tokens; what it reaches is noted where it is better than what was found. */
@@ -122,7 +132,7 @@ static sp_status try_length(bool *does, sp_memorise_trained *out, search *s, siz
     out->error = error;
     out->largest = 0;
     for (size_t i = 0; i < n_tokens * s->pairs->d; i++) out->largest = fmax(out->largest, fabs(s->prompt[i]));
-    out->error_f32 = round_and_run(s, n_tokens);
+    out->bits = *does ? count_bits(s, n_tokens, out->largest) : 0;
     return SP_OK;
 }
 
@@ -161,16 +171,17 @@ static sp_status train(sp_memorise_trained *out, sp_memorise_layer kind, const s
     sp_random_layer layer = {0};
     sp_layer_inputs inputs = {0};
     search s = {.inputs = &inputs, .pairs = pairs, .fit = {o->epsilon, o->steps, o->restarts, seed, hooks ? hooks->stop : NULL}};
-    *out = (sp_memorise_trained){.error = INFINITY, .error_f32 = INFINITY};
+    *out = (sp_memorise_trained){.error = INFINITY};
     sp_status st = sp_random_layer_create(&layer, &shape, seed);
     if (!st) st = sp_layer_inputs_create(&inputs, &layer, pairs->x, pairs->n);
     if (!st) {
         const size_t n_prompt = o->max_tokens * pairs->d, n_answers = pairs->n * pairs->len * pairs->d;
-        const size_t n = n_prompt + n_answers + sp_layer_scratch(&layer, o->max_tokens);
+        const size_t n = 2 * n_prompt + n_answers + sp_layer_scratch(&layer, o->max_tokens);
         s.prompt = malloc(n * sizeof *s.prompt);
         if (!s.prompt) st = sp_fail_no_memory(n * sizeof *s.prompt);
         if (!st) {
-            s.answers = s.prompt + n_prompt;
+            s.rounded = s.prompt + n_prompt;
+            s.answers = s.rounded + n_prompt;
             s.scratch = s.answers + n_answers;
             st = find_fewest(out, &s, o->max_tokens);
         }
@@ -209,7 +220,7 @@ static sp_status run_part(sp_memorise_point *p, size_t part, const sp_memorise_o
     } else if (!st) {
         p->lipschitz = sp_pairs_lipschitz(&pairs);
         for (int i = 0; i < SP_MEMORISE_N_CONSTRUCTIONS && !st; i++)
-            st = sp_memorise_construct(&p->constructed[i], (sp_memorise_construction)i, &pairs);
+            st = sp_memorise_construct(&p->constructed[i], (sp_memorise_construction)i, &pairs, o->epsilon);
         if (!st) st = write_bounds(p, o);
     }
     sp_pairs_clear(&pairs);

@@ -16,7 +16,10 @@ void sp_pairs_clear(sp_pairs *pairs);
 /* The largest |Y_i - Y_j| / |X_i - X_j| of two pairs, in the sup norm; at least 1. */
 double sp_pairs_lipschitz(const sp_pairs *pairs);
 
+enum { SP_MEMORISE_MAX_BITS = 53 }; /* of f64 */
+
 /* Builds a machine, writes its prompt, and runs it. MEMORY. */
-sp_status sp_memorise_construct(sp_memorise_constructed *out, sp_memorise_construction construction, const sp_pairs *pairs);
+sp_status sp_memorise_construct(sp_memorise_constructed *out, sp_memorise_construction construction, const sp_pairs *pairs,
+                                double epsilon);
 
 #endif

@@ -60,12 +60,21 @@ double sp_pairs_lipschitz(const sp_pairs *p)
 
 /* ---- machines ---- */
 
-static sp_status run(double *error, const sp_universal *machine, const double *prompt, const sp_pairs *p)
+/* The error of the machine behind the prompt, and the bits that its numbers need. */
+static sp_status run(sp_memorise_constructed *out, const sp_universal *machine, const double *prompt, const sp_pairs *p,
+                     double epsilon)
 {
-    const size_t n = p->n * p->len * p->d;
-    double *y = malloc(n * sizeof *y);
-    sp_status st = y ? sp_net_forward(y, NULL, machine->net, prompt, p->x, p->n, false) : sp_fail_no_memory(n * sizeof *y);
-    if (!st) *error = distance(y, p->y, n);
+    const size_t n = p->n * p->len * p->d, n_prompt = machine->num_virtual_tokens * p->d;
+    double *y = malloc((n + n_prompt) * sizeof *y), *rounded = y + n, error = INFINITY;
+    sp_status st =
+        y ? sp_net_forward(y, NULL, machine->net, prompt, p->x, p->n, false) : sp_fail_no_memory((n + n_prompt) * sizeof *y);
+    if (!st) out->error = distance(y, p->y, n);
+    for (size_t bits = 1; bits <= SP_MEMORISE_MAX_BITS && !st && !(error <= 2 * epsilon); bits++) {
+        for (size_t i = 0; i < n_prompt; i++) rounded[i] = ldexp(nearbyint(ldexp(prompt[i], (int)bits)), -(int)bits);
+        st = sp_net_forward(y, NULL, machine->net, rounded, p->x, p->n, false);
+        if (!st) error = distance(y, p->y, n);
+        out->bits = bits;
+    }
     free(y);
     return st;
 }
@@ -82,7 +91,7 @@ static void write_table(double *prompt, const sp_universal_shape *shape, const s
     }
 }
 
-static sp_status construct_table(sp_memorise_constructed *out, const sp_pairs *p)
+static sp_status construct_table(sp_memorise_constructed *out, const sp_pairs *p, double epsilon)
 {
     sp_universal_shape shape = {
         .d = p->d, .len = p->len, .ramp = RAMP, .is_deep = p->len == 1}; /* fine grids: not the wide quantiser */
@@ -97,14 +106,14 @@ static sp_status construct_table(sp_memorise_constructed *out, const sp_pairs *p
     if (!st && !prompt) st = sp_fail_no_memory(n * sizeof *prompt);
     if (!st) {
         write_table(prompt, &shape, p);
-        st = run(&out->error, &machine, prompt, p);
+        st = run(out, &machine, prompt, p, epsilon);
     }
     free(prompt);
     sp_universal_clear(&machine);
     return st;
 }
 
-static sp_status construct_keyed(sp_memorise_constructed *out, const sp_pairs *p)
+static sp_status construct_keyed(sp_memorise_constructed *out, const sp_pairs *p, double epsilon)
 {
     const size_t n_tokens = p->n * p->len;
     sp_universal_shape shape = {.d = p->d, .len = p->len, .ramp = RAMP};
@@ -117,15 +126,16 @@ static sp_status construct_keyed(sp_memorise_constructed *out, const sp_pairs *p
     if (!st && !prompt) st = sp_fail_no_memory(n_tokens * p->d * sizeof *prompt);
     if (!st) {
         sp_universal_keyed_prompt(prompt, &shape, p->x, p->y, n_tokens);
-        st = run(&out->error, &machine, prompt, p);
+        st = run(out, &machine, prompt, p, epsilon);
     }
     free(prompt);
     sp_universal_clear(&machine);
     return st;
 }
 
-sp_status sp_memorise_construct(sp_memorise_constructed *out, sp_memorise_construction construction, const sp_pairs *pairs)
+sp_status sp_memorise_construct(sp_memorise_constructed *out, sp_memorise_construction construction, const sp_pairs *pairs,
+                                double epsilon)
 {
     *out = (sp_memorise_constructed){.error = NAN};
-    return construction == SP_MEMORISE_TABLE ? construct_table(out, pairs) : construct_keyed(out, pairs);
+    return construction == SP_MEMORISE_TABLE ? construct_table(out, pairs, epsilon) : construct_keyed(out, pairs, epsilon);
 }
