@@ -3,6 +3,7 @@
  * on, and succeed once nothing fails. jansson's own allocations fail as well where it writes; not where it parses, which it does
  * not survive (format/json.c). */
 #define _GNU_SOURCE
+#include <omp.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -502,8 +503,11 @@ static sp_status run_memorise(const char *unused)
                                          .steps = 2,
                                          .restarts = 1};
     sp_memorise_report report;
+    const int n_threads = omp_get_max_threads();
     (void)unused;
+    omp_set_num_threads(1); /* so that allocations come in the same order each time */
     sp_status st = sp_lab_memorise(&report, &options, NULL);
+    omp_set_num_threads(n_threads);
     sp_memorise_report_clear(&report);
     return st;
 }

@@ -201,9 +201,10 @@ static bool count_bits(double *bits, double *ratio, const sp_memorise_point *p, 
 static int print_bits(const sp_memorise_report *r)
 {
     const double bits_of_answer = log2(ceil(1 / (4 * r->options.epsilon)));
-    double *bits = malloc(2 * r->n_points * sizeof *bits), *ratios = bits + r->n_points;
+    double *bits = malloc(2 * r->n_points * sizeof *bits);
     char line[160] = "";
     if (!bits) return report_no_memory();
+    double *ratios = bits + r->n_points;
     for (int way = 0; way < SP_MEMORISE_N_LAYERS + SP_MEMORISE_N_CONSTRUCTIONS && bits_of_answer > 0; way++) {
         const char *name = way < SP_MEMORISE_N_LAYERS ? layer_names[way] : construction_names[way - SP_MEMORISE_N_LAYERS];
         size_t n = 0, used = strlen(line);

@@ -21,11 +21,9 @@ sp_status sp_pairs_draw(sp_pairs *out, size_t n, size_t d, size_t len, bool is_s
 {
     const size_t n_each = d * len;
     double *numbers = malloc(2 * n * n_each * sizeof *numbers);
+    *out = (sp_pairs){0};
+    if (!numbers) return sp_fail_no_memory(2 * n * n_each * sizeof *numbers);
     *out = (sp_pairs){n, d, len, numbers, numbers + n * n_each};
-    if (!numbers) {
-        *out = (sp_pairs){0};
-        return sp_fail_no_memory(2 * n * n_each * sizeof *numbers);
-    }
     sp_rng rng = sp_rng_seed(seed, d << 32 | len);
     for (size_t i = 0; i < n; i++) {
         for (size_t k = 0; k < n_each; k++) out->x[i * n_each + k] = sp_rng_uniform(&rng);
@@ -65,9 +63,10 @@ static sp_status run(sp_memorise_constructed *out, const sp_universal *machine, 
                      double epsilon)
 {
     const size_t n = p->n * p->len * p->d, n_prompt = machine->num_virtual_tokens * p->d;
-    double *y = malloc((n + n_prompt) * sizeof *y), *rounded = y + n, error = INFINITY;
-    sp_status st =
-        y ? sp_net_forward(y, NULL, machine->net, prompt, p->x, p->n, false) : sp_fail_no_memory((n + n_prompt) * sizeof *y);
+    double *y = malloc((n + n_prompt) * sizeof *y), error = INFINITY;
+    if (!y) return sp_fail_no_memory((n + n_prompt) * sizeof *y);
+    double *rounded = y + n;
+    sp_status st = sp_net_forward(y, NULL, machine->net, prompt, p->x, p->n, false);
     if (!st) out->error = distance(y, p->y, n);
     for (size_t bits = 1; bits <= SP_MEMORISE_MAX_BITS && !st && !(error <= 2 * epsilon); bits++) {
         for (size_t i = 0; i < n_prompt; i++) rounded[i] = ldexp(nearbyint(ldexp(prompt[i], (int)bits)), -(int)bits);
