@@ -475,6 +475,7 @@ typedef struct sp_progress {
     double seconds; /* since the start of this call */
     double rows_per_second;
     double loss; /* the last one; NAN: none yet */
+    double mean_tokens; /* of cramming: said without an error so far, mean over the texts; else 0 */
 } sp_progress;
 
 /* Calls that take long report through these, on the caller's thread. All members may be NULL or 0. */

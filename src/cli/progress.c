@@ -35,18 +35,20 @@ static size_t terminal_columns(void)
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0 ? size.ws_col : DEFAULT_COLUMNS;
 }
 
-/* "step 120/300  loss 0.412  46 rows/s  1:52 left": what is not known yet is left out. */
+/* "step 120/300  loss 0.412  46 rows/s  1:52 left": what is not known yet, or does not apply, is left out. */
 static void format_state(char *line, size_t n_bytes, const progress_bar *p, const sp_progress *state)
 {
     bool training = strcmp(state->what, "train") == 0;
     size_t done = state->done - p->first_done;
     double left = (state->seconds - p->first_seconds) / (double)done * (double)(state->total - state->done);
-    char loss[32] = "", rate[32] = "", time_left[32] = "";
+    char loss[32] = "", tokens[32] = "", rate[32] = "", time_left[32] = "";
     if (isfinite(state->loss)) snprintf(loss, sizeof loss, "  loss %.3f", state->loss);
+    if (state->mean_tokens > 0) snprintf(tokens, sizeof tokens, "  %.1f tokens", state->mean_tokens);
     if (state->rows_per_second > 0)
         snprintf(rate, sizeof rate, "  %.*f rows/s", state->rows_per_second < 10, state->rows_per_second);
     if (done > 0) snprintf(time_left, sizeof time_left, "  %s left", format_duration(left).text);
-    snprintf(line, n_bytes, "%s %zu/%zu%s%s%s", training ? "step" : state->what, state->done, state->total, loss, rate, time_left);
+    snprintf(line, n_bytes, "%s %zu/%zu%s%s%s%s", training ? "step" : state->what, state->done, state->total, loss, tokens, rate,
+             time_left);
 }
 
 static void draw_bar(const sp_progress *state, const char *line)

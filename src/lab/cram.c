@@ -31,9 +31,9 @@
 enum {
     DEFAULT_SAMPLES = 4,
     DEFAULT_STEPS = 1000,
-    TEXT_TOKENS = 192, /* a text is cut to as many for each vector; */
-    FIRST_TARGET = 8,  /* learning begins with as many, */
-    GROWTH = 2,        /* and goes on by as many */
+    TEXT_TOKENS = 192, /* a text is cut to as many for each vector */
+    FIRST_TARGET = 8,  /* learning begins with as many, however many vectors there are, */
+    GROWTH = 2,        /* and goes on by as many for each vector */
     INIT_TOKENS = 8,
     MAX_PASS_SAMPLES = 64
 };
@@ -134,7 +134,7 @@ static sp_status init_sample(sample *s, const crammer *c)
     if (!st) st = init_vectors(s, c);
     if (st) return st;
     const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
-    s->target = sp_smaller(s->text.n, FIRST_TARGET * c->options.num_virtual_tokens);
+    s->target = sp_smaller(s->text.n, FIRST_TARGET);
     s->best_rows = malloc(c->n_rows * c->d * sizeof *s->best_rows);
     s->weights = malloc(s->text.n * sizeof *s->weights);
     s->doubts = malloc(s->text.n * sizeof *s->doubts);
@@ -269,8 +269,14 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
 static void report_progress(const crammer *c, const sp_hooks *hooks, size_t step, double loss)
 {
     if (!hooks || !hooks->progress) return;
-    const double seconds = sp_seconds() - c->begin;
-    const sp_progress progress = {.what = "cram", .done = step, .total = c->options.steps, .seconds = seconds, .loss = loss};
+    size_t tokens = 0;
+    for (size_t i = 0; i < c->options.n_samples; i++) tokens += c->samples[i].best;
+    const sp_progress progress = {.what = "cram",
+                                  .done = step,
+                                  .total = c->options.steps,
+                                  .seconds = sp_seconds() - c->begin,
+                                  .loss = loss,
+                                  .mean_tokens = (double)tokens / (double)c->options.n_samples};
     hooks->progress(hooks->user, &progress);
 }
 

@@ -482,7 +482,7 @@ static double fit_order(const sp_universality_report *report)
 static void tell_progress(const experiment *e, size_t done, size_t total)
 {
     if (!e->hooks || !e->hooks->progress) return;
-    const sp_progress progress = {"grid", done, total, sp_seconds() - e->begin, 0, NAN};
+    const sp_progress progress = {.what = "grid", .done = done, .total = total, .seconds = sp_seconds() - e->begin, .loss = NAN};
     e->hooks->progress(e->hooks->user, &progress);
 }
 
