@@ -273,6 +273,8 @@ typedef struct sp_prompt_options {
     const char *init_text;
     sp_sink sink; /* BOS, with PROMPT only: the first row is a frozen copy of BOS's embedding */
     uint64_t seed;
+    size_t text_position; /* PREFIX and CARTRIDGE: sp_prompt_set_text_position; 0: behind the prompt. With it there may be more
+                             virtual tokens than the model has positions; VOCAB then takes the keys of short texts */
 
     /* An adapter directory to start from in place of `init`: its rows; of PREFIX and CARTRIDGE, where it has embeddings, the keys
      * and values that the model computes for them. num_virtual_tokens 0: as many as it has; another number is MISMATCH. Not with
@@ -343,6 +345,12 @@ SP_API size_t sp_prompt_width(const sp_prompt *prompt);
 SP_API float *sp_prompt_embeddings(sp_prompt *prompt);
 SP_API float *sp_prompt_keys_values(sp_prompt *prompt);
 
+/* Where the text behind the prompt starts, in the model's eyes: at num_virtual_tokens, as in PEFT, unless another position was set,
+ * which prompts of keys and values may have: theirs were given, so they need no positions, and there may be more of them than the
+ * model's context has. UNSUPPORTED: a prompt of embeddings; 0 is ARGUMENT. */
+SP_API size_t sp_prompt_text_position(const sp_prompt *prompt);
+SP_API sp_status sp_prompt_set_text_position(sp_prompt *prompt, size_t position);
+
 /* What training moves: an array of n_weights numbers, which belongs to the prompt and may be written. With methods that learn their
  * rows themselves it is the rows; others compute the rows from it: sp_prompt_update does so, after weights were written.
  * Of a network: the embedding (num_virtual_tokens rows), then its layers' weights and biases in the order of PEFT's module. */
@@ -351,6 +359,11 @@ SP_API size_t sp_prompt_n_weights(const sp_prompt *prompt);
 SP_API sp_status sp_prompt_update(sp_prompt *prompt);
 SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);      /* 0: not told by keys and values */
 SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
+
+typedef struct sp_compiled_use { /* what attention to a compiled prompt (sp_prompt_compile) came to */
+    uint64_t n_queries, n_beyond; /* of all heads; those whose scores might leave the range, and were shortened */
+    double weights_bound;         /* the worst head's: how far its weights are off at most, in total variation */
+} sp_compiled_use;
 
 /* The task of several prompts together: what `given` (may be NULL) says, and what it does not from those prompts that have a task.
  * These must agree on it, because all read the same text: MISMATCH, by name. *out borrows from all of them. */
@@ -404,6 +417,7 @@ SP_API sp_status sp_session_append(sp_session *session, const int32_t *tokens, s
 /* The same, with logits (n, n_vocab) behind every one of the n tokens. */
 SP_API sp_status sp_session_append_all(sp_session *session, const int32_t *tokens, size_t n, float *logits);
 SP_API size_t sp_session_n_tokens(const sp_session *session);        /* the text's, without the prompt */
+SP_API void sp_session_get_compiled_use(sp_compiled_use *out, const sp_session *session); /* of a compiled prompt; else zeros */
 SP_API void sp_session_rewind(sp_session *session, size_t n_tokens); /* forget all but the first n_tokens */
 
 typedef struct sp_sampling {
@@ -467,6 +481,7 @@ typedef struct sp_evaluation {
     double loss;       /* nats per row: mean over rows of the mean over answer tokens */
     double perplexity; /* exp(nats per answer token, over all tokens) */
     double seconds;
+    sp_compiled_use compiled; /* of a compiled prompt; else zeros */
 } sp_evaluation;
 
 typedef struct sp_progress {
@@ -780,8 +795,9 @@ enum { SP_FAST_STATE_MAX_RANK = 64 };
 
 typedef struct sp_fast_state_options {
     double epsilon;        /* largest relative error of a weight; 0: 1e-3 */
-    double query_norm;     /* length in the plane of queries to serve; 0: what `degree` serves */
-    size_t degree;         /* of the polynomial; 0: the smallest that serves query_norm */
+    double query_norm;     /* length in the plane of queries to serve; 0: what range says, or what `degree` serves */
+    double range;          /* |scores| to serve, but for what is common to all keys, in place of query_norm; 0: as that says */
+    size_t degree;         /* of the polynomial; 0: the smallest that serves query_norm, or range */
     size_t max_degree;     /* 0: 8 */
     double key_radius;     /* distance in the plane of keys, later ones too, from the centre; 0: that of the first keys */
     double rank_tolerance; /* how far keys may lie from the plane, as a share of the largest distance from the centre; 0: 1e-5 */
@@ -817,6 +833,36 @@ SP_API void sp_fast_state_get_info(sp_fast_state_info *out, const sp_fast_state 
 /* A safetensors file; equal states give equal bytes. FORMAT: a file that holds no state; the message says why. */
 SP_API sp_status sp_fast_state_save(const sp_fast_state *state, const char *path);
 SP_API sp_status sp_fast_state_load(sp_fast_state **out, const char *path);
+
+/* ---- compiling ------------------------------------------------------------------------------------------------- */
+
+/* A prompt of keys and values, compiled: of each layer and key head the moments of its keys and values (sp_fast_state), in place of
+ * the keys. Its size, and what a token behind it costs, do not depend on num_virtual_tokens; attention to it is a polynomial's, off
+ * by weights_bound at most in total variation; docs/compiling.md. It evaluates and generates like any other prompt, alone, not in
+ * an ensemble; it has no rows: sp_prompt_keys_values and sp_prompt_weights are NULL, and nothing can start from it or train it. */
+typedef struct sp_compile_options {
+    double epsilon;       /* largest relative error of a weight; 0: 1e-3 */
+    double max_logit;     /* scores, keys centred, that are served; 0: a tenth more than what a prompt bounded in training reached */
+    size_t degree;        /* of the polynomials; 0: the smallest that serves max_logit */
+    size_t text_position; /* 0: the prompt's own */
+    uint64_t max_bytes;   /* of all moments; 0: 4 GiB */
+} sp_compile_options;
+
+typedef struct sp_compiled_info {
+    size_t num_virtual_tokens, text_position, n_heads; /* layers times heads of keys */
+    size_t rank, degree, n_features;                   /* the largest of a head */
+    double epsilon, range;                             /* the largest, the smallest */
+    uint64_t n_bytes;
+    double cost_ratio; /* multiplications of a token with the keys themselves, by those with the moments */
+} sp_compiled_info;
+
+/* `options` and `hooks` may be NULL. UNSUPPORTED: a prompt of embeddings, or compiled already; a model with windows or a soft cap of
+ * scores; no degree serves. ARGUMENT: no max_logit where the prompt has none. MEMORY: max_bytes. The message says which would. */
+SP_API sp_status sp_prompt_compile(sp_prompt **out, const sp_model *model, const sp_prompt *prompt,
+                                   const sp_compile_options *options, const sp_hooks *hooks);
+
+/* ARGUMENT: it is not compiled. */
+SP_API sp_status sp_prompt_get_compiled_info(sp_compiled_info *out, const sp_prompt *prompt);
 
 /* ---- planning: how many virtual tokens -------------------------------------------------------------------------- */
 

@@ -97,6 +97,42 @@ sp_status sp_model_embedding_moments(double *mean, double *deviation, const sp_m
     return SP_OK;
 }
 
+size_t sp_model_window(const sp_model *model)
+{
+    return (void)model, 0;
+}
+
+/* In place of compile.c and fast/: nothing here is compiled, tests/test_compile.c has prompts that are. */
+static sp_status fail_compiled(void)
+{
+    fail_msg("a prompt of rows was taken for a compiled one");
+    return SP_ERR_UNSUPPORTED;
+}
+float sp_model_attention_scale(const sp_model *model)
+{
+    return (void)model, fail_compiled(), 0;
+}
+sp_status sp_model_check_states(const sp_model *model)
+{
+    return (void)model, fail_compiled();
+}
+sp_status sp_prompt_read_states(sp_prompt **out, const sp_adapter *adapter)
+{
+    return (void)out, (void)adapter, fail_compiled();
+}
+sp_status sp_prompt_write_states(const sp_prompt *prompt, const char *path)
+{
+    return (void)prompt, (void)path, fail_compiled();
+}
+sp_status sp_prompt_get_compiled_info(sp_compiled_info *out, const sp_prompt *prompt)
+{
+    return (void)out, (void)prompt, fail_compiled();
+}
+void sp_fast_state_free(sp_fast_state *state)
+{
+    (void)state, fail_compiled();
+}
+
 /* In place of keys.c: each token's row holds the token. */
 sp_status sp_keys_values_of_tokens(float *weights, sp_model *model, const int32_t *tokens, size_t n)
 {

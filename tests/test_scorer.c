@@ -260,8 +260,8 @@ static void test_engine_refuses_both_kinds(void **state)
     size_t given, computed, text, row = roots[1].n + roots[0].n;
     assert_int_equal(sp_engine_create(&engine, model), SP_OK);
     assert_int_equal(sp_engine_set_keys_values(engine, 0, roots[1].keys_values, roots[1].n), SP_OK);
-    assert_int_equal(sp_tree_add_prompt(&given, &tree, roots[1].n), SP_OK);
-    assert_int_equal(sp_tree_add_prompt(&computed, &tree, roots[0].n), SP_OK);
+    assert_int_equal(sp_tree_add_prompt(&given, &tree, roots[1].n, roots[1].n), SP_OK);
+    assert_int_equal(sp_tree_add_prompt(&computed, &tree, roots[0].n, roots[0].n), SP_OK);
     assert_int_equal(sp_tree_add_run(&text, &tree, computed, &token, 1), SP_OK);
     sp_pass pass = {.tree = &tree,
                     .first_row = roots[1].n,

@@ -65,7 +65,7 @@ static void random_sequences_share_every_prefix(void **state)
             row_pointers[i] = rows[i];
         }
         sp_tree tree = {0};
-        assert_int_equal(sp_tree_add_prompt(&root, &tree, 4), SP_OK);
+        assert_int_equal(sp_tree_add_prompt(&root, &tree, 4, 4), SP_OK);
         assert_int_equal(sp_tree_add_sequences(row_pointers, &tree, root, pointers, lengths, N), SP_OK);
         assert_int_equal(tree.n_rows, 4 + count_prefixes(sequences, lengths));
         for (size_t i = 0; i < N; i++)
@@ -109,8 +109,8 @@ static void several_prompts(void **state)
     int32_t path[8];
     sp_tree tree = {0};
     size_t first, second, below, alone;
-    assert_int_equal(sp_tree_add_prompt(&first, &tree, 3), SP_OK);
-    assert_int_equal(sp_tree_add_prompt(&second, &tree, 2), SP_OK);
+    assert_int_equal(sp_tree_add_prompt(&first, &tree, 3, 3), SP_OK);
+    assert_int_equal(sp_tree_add_prompt(&second, &tree, 2, 2), SP_OK);
     assert_int_equal(sp_tree_add_run(&below, &tree, second, tokens, 2), SP_OK);
     assert_int_equal(sp_tree_add_run(&alone, &tree, SP_NO_RUN, tokens, 1), SP_OK);
     assert_int_equal(sp_tree_position(&tree, first, 2), 2);

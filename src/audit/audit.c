@@ -134,16 +134,16 @@ static sp_status place_prompt(sp_audit *a)
     const sp_root root = sp_root_of_prompt(a->prompt);
     a->report.num_virtual_tokens = a->n_front = root.n;
     sp_status st = sp_audit_describe_tokens(a, &root);
-    if (!st) st = sp_tree_add_prompt(&a->prompt_run, &a->tree, root.n);
+    if (!st) st = sp_tree_add_prompt(&a->prompt_run, &a->tree, root.n, root.text_position);
     if (!st && root.keys_values) return sp_engine_set_keys_values(a->engine, 0, root.keys_values, root.n);
     return st ? st : run_pass(a, 0, root.embeddings, a->options.with_prompt_rows ? see_prompt : NULL);
 }
 
 static sp_status check_room(const sp_audit *a, const sp_model_info *info)
 {
-    const size_t n = a->prompt ? sp_prompt_num_virtual_tokens(a->prompt) : 0;
+    const size_t n = a->prompt ? sp_prompt_text_position(a->prompt) : 0;
     if (n < info->context_length) return SP_OK;
-    return sp_fail(SP_ERR_ARGUMENT, "a prompt of %zu virtual tokens leaves no room in the model's context of %zu; use fewer", n,
+    return sp_fail(SP_ERR_ARGUMENT, "a prompt that ends at position %zu leaves no room in the model's context of %zu; use a shorter one", n,
                    info->context_length);
 }
 
@@ -159,6 +159,7 @@ static sp_status open_audit(sp_audit *a)
     a->ranks = calloc(info.n_layer * info.n_head_kv, sizeof *a->ranks);
     if (!a->figures || !a->heads || !a->ranks) return sp_fail_no_memory(n * (sizeof *a->figures + sizeof *a->heads));
     sp_status st = check_room(a, &info);
+    if (!st) st = sp_prompt_check_rows(a->prompt, "an audit looks at a prompt's keys");
     if (!st && a->prompt) st = sp_prompt_check(a->prompt, a->model, NULL);
     if (!st) st = sp_arena_create(&a->scratch);
     if (!st) st = sp_engine_create(&a->engine, a->model);

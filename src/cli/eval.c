@@ -78,9 +78,23 @@ static json_t *tasks_json(const findings *found)
     return list;
 }
 
+static json_t *compiled_json(const sp_compiled_use *use)
+{
+    json_t *object = json_object();
+    if (use->n_queries == 0) {
+        json_decref(object);
+        return json_null();
+    }
+    json_member(&object, "queries", json_integer((json_int_t)use->n_queries));
+    json_member(&object, "beyond", json_integer((json_int_t)use->n_beyond));
+    json_member(&object, "weights_bound", json_finite(use->weights_bound));
+    return object;
+}
+
 static json_t *findings_json(const findings *found, const sp_dataset *data)
 {
     json_t *object = evaluation_json(&found->all, data);
+    json_member(&object, "compiled", compiled_json(&found->all.compiled));
     json_member(&object, "tasks", tasks_json(found));
     return object;
 }
@@ -92,6 +106,10 @@ static void print_report(const findings *found, const sp_dataset *data)
                rows_skipped(evaluation, data));
     evaluation_rows(evaluation);
     print_tasks(found);
+    if (evaluation->compiled.n_queries)
+        report_row("compiled", "attention's weights off by %.3g at most; %.3g %% of the queries beyond the range",
+                   evaluation->compiled.weights_bound,
+                   100 * (double)evaluation->compiled.n_beyond / (double)evaluation->compiled.n_queries);
     report_row("time", "%s", format_duration(evaluation->seconds).text);
 }
 
@@ -136,6 +154,7 @@ static int evaluate(const eval_flags *flags, const sp_task *given)
         code = print_json(findings_json(&found, data));
     else
         code = EXIT_DONE, print_report(&found, data);
+    warn_of_range(&found.all.compiled);
 done:
     if (st) code = report_failure(st);
     free(found.tasks);

@@ -55,6 +55,9 @@ json_t *evaluation_json(const sp_evaluation *evaluation, const sp_dataset *data)
 /* The same as rows of a table, but for rows and time. */
 void evaluation_rows(const sp_evaluation *evaluation);
 
+/* Says it where queries left the range that a compiled prompt serves. */
+void warn_of_range(const sp_compiled_use *use);
+
 /* Where computing time went, in seconds summed over threads: sp_profile_get as an object. */
 json_t *profile_json(void);
 

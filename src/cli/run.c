@@ -125,8 +125,8 @@ static int check_room(const run_job *job, size_t n_tokens)
     sp_model_get_info(&info, job->model);
     size_t used = 0; /* by the longest prompt */
     for (size_t i = 0; i < job->prompts.n; i++) {
-        size_t n_virtual = sp_prompt_num_virtual_tokens(job->prompts.items[i]);
-        if (n_virtual > used) used = n_virtual;
+        size_t n_front = sp_prompt_text_position(job->prompts.items[i]);
+        if (n_front > used) used = n_front;
     }
     size_t room = info.context_length > used ? info.context_length - used : 0;
     return n_tokens > room ? fail_too_long(n_tokens, "behind the prompt the model's context has room for", room) : EXIT_DONE;
@@ -253,6 +253,9 @@ static int complete(run_job *job, const int32_t *tokens, size_t n)
     sp_status st = sp_generate(&generation, job->session, tokens, n, &job->sampling, job->json ? NULL : stream_text, NULL);
     if (st) return report_failure(st);
     int code = finish_answer(job, &generation);
+    sp_compiled_use use;
+    sp_session_get_compiled_use(&use, job->session);
+    warn_of_range(&use);
     sp_generation_clear(&generation);
     return code;
 }

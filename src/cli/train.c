@@ -17,7 +17,7 @@ typedef struct train_flags {
     const char *data, *eval, *out;
     bool resume, overwrite;
     int method;
-    size_t num_virtual_tokens, num_frozen_tokens;
+    size_t num_virtual_tokens, num_frozen_tokens, text_position;
     int init;
     const char *init_text;
     int sink;
@@ -71,6 +71,8 @@ static const option_row prompt_rows[] = {
      .target = offsetof(train_flags, sink)},
     {OPTION_COUNT, 0, "num-frozen-tokens", "N", "cartridge: first rows that stay as they start", .fallback = "1",
      .target = offsetof(train_flags, num_frozen_tokens), .max = 1e6},
+    {OPTION_COUNT, 0, "text-position", "N", "prefix, cartridge: where text starts, in the model's eyes", .fallback = "behind the prompt",
+     .target = offsetof(train_flags, text_position), .min = 1, .max = 1e9},
     {OPTION_FLAG, 0, "prefix-projection", .help = "prefix: a network makes the keys and values",
      .target = offsetof(train_flags, prefix_projection)},
     {OPTION_CHOICE, 0, "encoder-reparameterization-type", "mlp|lstm", "ptuning: the network", .fallback = "mlp",
@@ -251,6 +253,8 @@ static int check_flags(const command *self, train_flags *flags)
         return usage_error(self, "--sink bos is a row of embeddings and goes with --method prompt only");
     if (flags->num_frozen_tokens != not_given && flags->method != SP_METHOD_CARTRIDGE)
         return usage_error(self, "--num-frozen-tokens goes with --method cartridge only");
+    if (flags->text_position && flags->method != SP_METHOD_PREFIX && flags->method != SP_METHOD_CARTRIDGE)
+        return usage_error(self, "--text-position goes with --method prefix and cartridge only");
     if (check_encoder_flags(self, flags)) return EXIT_USAGE;
     if (flags->sink == SP_SINK_BOS && flags->num_virtual_tokens == 1)
         return usage_error(self,
@@ -289,6 +293,7 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
                    .init_text = flags->init_text,
                    .sink = (sp_sink)flags->sink,
                    .seed = flags->seed,
+                   .text_position = flags->text_position,
                    .encoder_reparameterization_type = (sp_encoder_type)flags->encoder_type,
                    .encoder_hidden_size = flags->encoder_hidden_size,
                    .encoder_num_layers = flags->encoder_num_layers,

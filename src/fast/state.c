@@ -78,10 +78,12 @@ static sp_status check_options(sp_fast_state_options *o)
     if (!(o->rank_tolerance > 0 && o->rank_tolerance < 1))
         return sp_fail(SP_ERR_ARGUMENT, "rank_tolerance is %g; it is a share of the keys' distances, between 0 and 1",
                        o->rank_tolerance);
-    if (!(o->query_norm >= 0 && isfinite(o->query_norm)) || !(o->key_radius >= 0 && isfinite(o->key_radius)))
-        return sp_fail(SP_ERR_ARGUMENT, "query_norm is %g and key_radius %g; both are lengths, or 0", o->query_norm, o->key_radius);
-    if (o->query_norm == 0 && o->degree == 0)
-        return sp_fail(SP_ERR_ARGUMENT, "neither query_norm nor degree is given: which scores is the state to serve?");
+    if (!(o->query_norm >= 0 && isfinite(o->query_norm)) || !(o->key_radius >= 0 && isfinite(o->key_radius)) ||
+        !(o->range >= 0 && isfinite(o->range)))
+        return sp_fail(SP_ERR_ARGUMENT, "query_norm is %g, key_radius %g and range %g; they are lengths and a score, or 0", o->query_norm,
+                       o->key_radius, o->range);
+    if (o->query_norm == 0 && o->range == 0 && o->degree == 0)
+        return sp_fail(SP_ERR_ARGUMENT, "none of query_norm, range and degree is given: which scores is the state to serve?");
     return SP_OK;
 }
 
@@ -130,7 +132,8 @@ static sp_status measure_plane(sp_fast_state *state, const sp_attention_head *ke
 
 static sp_status choose_polynomial(sp_fast_state *state, const sp_fast_state_options *o)
 {
-    const double range = rounded_up(o->query_norm * state->radius * fabs((double)state->scale)) * (1 + 8 * UNIT_ROUNDOFF);
+    const double of_queries = rounded_up(o->query_norm * state->radius * fabs((double)state->scale));
+    const double range = fmax(of_queries, o->range) * (1 + 8 * UNIT_ROUNDOFF);
     const size_t most = o->degree ? o->degree : o->max_degree;
     size_t degree = o->degree ? o->degree : 1;
     double reach = sp_exp_polynomial_range(degree, o->epsilon);
@@ -138,9 +141,9 @@ static sp_status choose_polynomial(sp_fast_state *state, const sp_fast_state_opt
     reach = fmin(reach, MAX_RANGE);
     if (!(range <= reach))
         return sp_fail(SP_ERR_UNSUPPORTED,
-                       "queries up to %g with keys up to %.4g give scores up to %.4g; degree %zu serves up to %.4g at epsilon %g: "
-                       "lower query_norm or the keys, or raise epsilon or the degree",
-                       o->query_norm, state->radius, range, most, reach, o->epsilon);
+                       "scores up to %.4g (queries up to %g, keys up to %.4g) are to be served; degree %zu serves up to %.4g at epsilon "
+                       "%g: lower query_norm, the range or the keys, or raise epsilon or the degree",
+                       range, o->query_norm, state->radius, most, reach, o->epsilon);
     sp_exp_polynomial_fit(&state->polynomial, degree, reach);
     return SP_OK;
 }

@@ -16,6 +16,7 @@
 #include "base/sizes.h"
 #include "base/status.h"
 #include "model/engine.h"
+#include "prompt/prompt.h"
 
 enum {
     PART_ROWS = 512,
@@ -34,7 +35,7 @@ struct sp_session {
     sp_tree tree;
     branch *branches; /* (n_branches), as they stand in the tree */
     size_t n_branches;
-    size_t n_prompt, n_longest; /* rows of all prompts, of the longest */
+    size_t n_prompt, n_front;   /* rows of all prompts; where text starts, in the model's eyes, behind the longest */
     int32_t *tokens;            /* (n_tokens) the text */
     size_t n_tokens, tokens_capacity;
     bool is_rewound;     /* the tree of several branches still has rows of tokens that were forgotten */
@@ -65,11 +66,10 @@ static sp_status add_prompt(sp_session *session, branch *out, const sp_prompt *p
     sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
     size_t n = sp_prompt_num_virtual_tokens(prompt), first_row = session->tree.n_rows;
     const float *embeddings = sp_prompt_embeddings(rows);
-    sp_status st = sp_tree_add_prompt(&out->root, &session->tree, n);
+    sp_status st = sp_tree_add_prompt(&out->root, &session->tree, n, sp_prompt_text_position(prompt));
     if (st) return st;
     out->last = out->root;
     out->n_root = n;
-    if (n > session->n_longest) session->n_longest = n;
     if (!embeddings) return sp_engine_set_keys_values(session->engine, first_row, sp_prompt_keys_values(rows), n);
     memcpy(*next, embeddings, n * sp_model_d_model(session->model) * sizeof **next);
     *next += n * sp_model_d_model(session->model);
@@ -104,14 +104,25 @@ static sp_status compute_prompts(sp_session *session, const sp_prompt *const *pr
     return check_finite(session, session->first_logits, sp_model_n_vocab(session->model));
 }
 
+/* A compiled prompt has no rows in the tree: the text begins there. */
+static sp_status add_states(sp_session *session, const sp_prompt *prompt)
+{
+    session->branches[0] = (branch){SP_NO_RUN, 0, SP_NO_RUN, SP_NO_RUN};
+    session->tree.root_position = session->n_front;
+    return sp_engine_set_states(session->engine, sp_prompt_states(prompt));
+}
+
 static sp_status add_prompts(sp_session *session, const sp_prompt *const *prompts, size_t n)
 {
     size_t n_rows = 0;
     for (size_t i = 0; i < n; i++) {
         sp_status st = sp_prompt_check(prompts[i], session->model, NULL);
+        if (!st && n > 1) st = sp_prompt_check_rows(prompts[i], "an ensemble stands behind its prompts' rows");
         if (st) return st;
+        session->n_front = sp_larger(session->n_front, sp_prompt_text_position(prompts[i]));
         n_rows += has_embeddings(prompts[i]) ? sp_prompt_num_virtual_tokens(prompts[i]) : 0;
     }
+    if (sp_prompt_states(prompts[0])) return add_states(session, prompts[0]);
     size_t n_bytes = (n_rows + 1) * sp_model_d_model(session->model) * sizeof(float);
     float *embeddings = malloc(n_bytes);
     sp_status st = embeddings ? compute_prompts(session, prompts, n, embeddings) : sp_fail_no_memory(n_bytes);
@@ -156,6 +167,11 @@ void sp_session_free(sp_session *session)
     free(session);
 }
 
+void sp_session_get_compiled_use(sp_compiled_use *out, const sp_session *session)
+{
+    sp_engine_get_states_use(out, session->engine);
+}
+
 const sp_model *sp_session_model(const sp_session *session)
 {
     return session->model;
@@ -175,7 +191,7 @@ size_t sp_session_room(const sp_session *session)
 {
     sp_model_info info;
     sp_model_get_info(&info, session->model);
-    size_t used = session->n_longest + session->n_tokens;
+    size_t used = session->n_front + session->n_tokens;
     return info.context_length > used ? info.context_length - used : 0;
 }
 

@@ -106,7 +106,7 @@ static sp_status find_positions(sp_engine *engine)
     if (!engine->positions) return SP_ERR_MEMORY;
     for (size_t run = 0; run < tree->n_runs; run++)
         for (size_t i = 0; i < tree->runs[run].n_rows; i++) {
-            size_t row = tree->runs[run].first_row + i, position = sp_tree_position(tree, run, row);
+            size_t row = tree->runs[run].first_row + i, position = sp_tree_position(tree, run, row) + (size_t)tree->runs[run].shift;
             if (row < engine->first_row) continue;
             engine->positions[row - engine->first_row] = position;
             if (position > furthest) furthest = position;
@@ -188,6 +188,8 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
     engine->n_prompt = count_prompt_rows(engine);
     engine->dnormed = NULL;
     engine->group_size = 0;
+    if (pass->keep_for_backward && engine->states)
+        return sp_fail(SP_ERR_UNSUPPORTED, "a gradient behind a compiled prompt: its keys are gone; train the prompt it was compiled from");
     if (pass->keep_for_backward && engine->n_given && engine->n_prompt > engine->n_given)
         return sp_fail(SP_ERR_ARGUMENT,
                        "a gradient by prompts of embeddings and by prompts of keys and values at once; take them in "

@@ -8,6 +8,7 @@
 #define SP_MODEL_ENGINE_H
 
 #include "model/tree.h"
+#include "softprompt.h"
 #include "tensor/attention.h"
 
 typedef struct sp_engine sp_engine; /* one model's buffers: keys and values of a tree's rows, activations of a pass */
@@ -50,7 +51,15 @@ typedef struct sp_pass {
  * they stay until a pass starts at row 0. */
 sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float *keys_values, size_t n);
 
-/* The same of rows 0 .. n - 1, as passes computed them. */
+/* Gives every row of the trees to come keys and values that stand in no row: those of a prompt, as moments of each layer and head
+ * of keys, (n_layer, n_head_kv), of heads of d_head numbers in transformers' order. Borrowed; until they are set again, NULL: none.
+ * The tree's root_position says where text starts. UNSUPPORTED: layers with a window, a soft cap of scores. */
+sp_status sp_engine_set_states(sp_engine *engine, const sp_fast_state *const *states);
+
+/* What passes found of them since they were set. */
+void sp_engine_get_states_use(sp_compiled_use *out, const sp_engine *engine);
+
+/* The keys and values of rows 0 .. n - 1, as passes computed them or as they were given. */
 void sp_engine_get_keys_values(float *keys_values, const sp_engine *engine, size_t n);
 
 /* Keys and values of rows first .. first + n become those that rows from[0] .. from[n - 1] had: a tree was laid out anew. Rows keep

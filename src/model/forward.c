@@ -181,6 +181,7 @@ static sp_status attend(sp_layer_state *state, sp_engine *engine, size_t layer, 
     const sp_attention_shape shape = sp_model_attention_shape(m);
     double begin = sp_seconds();
     sp_status st = sp_attention_forward(attended, lse, state->q, state->ldq, plan, &keys, &shape, engine->arena);
+    if (!st && engine->states) st = sp_states_attend(attended, lse, engine, layer, state->q, state->ldq, plan->n_queries);
     sp_profile_add_region(SP_PART_ATTENTION, begin);
     return st;
 }

@@ -172,6 +172,9 @@ struct sp_engine {
 
     sp_layer_store *stores; /* (n_layer) */
 
+    const sp_fast_state *const *states; /* (n_layer, n_head_kv) keys and values that stand in no row; NULL: none */
+    sp_compiled_use states_use;
+
     /* The present pass. */
     const sp_tree *tree;
     sp_attention_tap *tap;
@@ -204,6 +207,10 @@ sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t
 
 /* Room for keys and values of n_rows, keeping the first n_kept. On failure all is kept that was there. */
 sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept);
+
+/* out (n_queries, n_head, d_head) and lse (n_queries, n_head), attention over the tree's rows, become attention over the states' keys
+ * as well. FORMAT, ARGUMENT: a query is not finite. */
+sp_status sp_states_attend(float *out, float *lse, sp_engine *engine, size_t layer, const float *q, size_t ldq, size_t n_queries);
 
 /* d_prompt += the gradient of one layer's given keys and values: dkv (n_given, 2 kv_dim), rows ldkv apart, as the store has them */
 void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, const float *dkv, size_t ldkv);

@@ -452,6 +452,16 @@ void sp_model_set_compute(sp_model *m, sp_compute compute)
     m->compute = compute;
 }
 
+float sp_model_attention_scale(const sp_model *m)
+{
+    return m->attention_scale;
+}
+
+size_t sp_model_window(const sp_model *m)
+{
+    return m->window;
+}
+
 int sp_model_n_threads(const sp_model *m)
 {
     return m->n_threads;

@@ -19,6 +19,12 @@ void sp_model_set_compute(sp_model *model, sp_compute compute); /* of the passes
 /* Where the engine has dimension i (transformers' and PEFT's) of a head's key or query. */
 size_t sp_model_key_dimension(const sp_model *model, size_t i);
 
+float sp_model_attention_scale(const sp_model *model); /* of scores: 1 / sqrt(d_head), in most */
+size_t sp_model_window(const sp_model *model);         /* of those layers that have one; 0: none has */
+
+/* UNSUPPORTED: attention to a prompt's moments would be another than to its keys: layers with a window, a soft cap of scores. */
+sp_status sp_model_check_states(const sp_model *model);
+
 int sp_model_n_threads(const sp_model *model); /* what it was loaded with, the machine's where that was 0 */
 
 /* Mean and standard deviation over all entries of the embedding matrix, scaled as sp_model_embed does: what random initialisation

@@ -9,7 +9,7 @@
 
 void sp_tree_clear(sp_tree *tree)
 {
-    tree->n_runs = tree->n_rows = 0;
+    tree->n_runs = tree->n_rows = tree->root_position = 0;
 }
 
 void sp_tree_free(sp_tree *tree)
@@ -48,16 +48,22 @@ static sp_status add_run(size_t *run, sp_tree *tree, size_t parent, const int32_
     if (!st) st = append_rows(tree, tokens, n);
     if (st) return st;
     const sp_run *above = parent == SP_NO_RUN ? NULL : &tree->runs[parent];
-    size_t position = above ? above->first_position + above->n_rows : 0;
-    tree->runs[tree->n_runs] = (sp_run){parent, tree->n_rows - n, n, position};
+    const size_t position = above ? above->first_position + above->n_rows : 0;
+    const ptrdiff_t shift = !above                 ? (ptrdiff_t)tree->root_position
+                            : above->text_position ? (ptrdiff_t)above->text_position - (ptrdiff_t)position
+                                                   : above->shift;
+    tree->runs[tree->n_runs] = (sp_run){parent, tree->n_rows - n, n, position, 0, shift};
     *run = tree->n_runs++;
     return SP_OK;
 }
 
-sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n)
+sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n, size_t text_position)
 {
     assert(tree->n_rows == 0 || tree->tokens[tree->n_rows - 1] < 0);
-    return add_run(run, tree, SP_NO_RUN, NULL, n);
+    assert(tree->root_position == 0 && text_position > 0);
+    sp_status st = add_run(run, tree, SP_NO_RUN, NULL, n);
+    if (!st) tree->runs[*run].text_position = text_position;
+    return st;
 }
 
 sp_status sp_tree_add_run(size_t *run, sp_tree *tree, size_t parent, const int32_t *tokens, size_t n)

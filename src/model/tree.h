@@ -19,6 +19,8 @@ typedef struct sp_run {
     size_t parent; /* a run before this one; SP_NO_RUN: a root */
     size_t first_row, n_rows;
     size_t first_position; /* of the first row: how many rows the path above has */
+    size_t text_position;  /* of a prompt: where what follows it starts, to the model; 0 of other runs */
+    ptrdiff_t shift;       /* how much later in the model's eyes its rows stand than sp_tree_position says */
 } sp_run;
 
 typedef struct sp_tree {
@@ -26,13 +28,15 @@ typedef struct sp_tree {
     size_t n_runs, runs_capacity;
     int32_t *tokens; /* (n_rows); -1: a virtual token */
     size_t n_rows, rows_capacity;
+    size_t root_position; /* where runs of tokens without a parent start, to the model: behind a prompt that has no rows */
 } sp_tree; /* zero-initialise; sp_tree_clear keeps the memory for the next batch */
 
 void sp_tree_clear(sp_tree *tree);
 void sp_tree_free(sp_tree *tree); /* frees what the struct holds */
 
-/* A soft prompt of n >= 1 virtual tokens: a root, whose positions start at 0. Only where nothing but prompts stands before. */
-sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n);
+/* A soft prompt of n >= 1 virtual tokens: a root, whose positions start at 0. To the model, what follows it starts at
+ * text_position. Only where nothing but prompts stands before. */
+sp_status sp_tree_add_prompt(size_t *run, sp_tree *tree, size_t n, size_t text_position);
 sp_status sp_tree_add_run(size_t *run, sp_tree *tree, size_t parent, const int32_t *tokens, size_t n);
 sp_status sp_tree_extend_last(sp_tree *tree, const int32_t *tokens, size_t n); /* the last run grows */
 

@@ -110,12 +110,19 @@ static sp_status init_embeddings(float *rows, size_t n, const sp_model *model, c
     return sp_fail(SP_ERR_ARGUMENT, "unknown initialisation %d", (int)options->init);
 }
 
+/* Tokens that are no text together but would not fit the model's context are the beginnings of several. */
 static sp_status init_keys_of_vocab(sp_prompt *p, sp_model *model, sp_rng *rng)
 {
-    int32_t *tokens = malloc(p->num_virtual_tokens * sizeof *tokens);
-    if (!tokens) return sp_fail_no_memory(p->num_virtual_tokens * sizeof *tokens);
-    sp_status st = draw_tokens(tokens, p->num_virtual_tokens, model, rng);
-    if (!st) st = sp_keys_values_of_tokens(p->rows, model, tokens, p->num_virtual_tokens);
+    enum { PIECE = 512 };
+    sp_model_info info;
+    sp_model_get_info(&info, model);
+    const size_t n = p->num_virtual_tokens, fitting = info.context_length < PIECE ? info.context_length : (size_t)PIECE;
+    const size_t piece = n <= info.context_length ? n : fitting;
+    int32_t *tokens = malloc(n * sizeof *tokens);
+    if (!tokens) return sp_fail_no_memory(n * sizeof *tokens);
+    sp_status st = draw_tokens(tokens, n, model, rng);
+    for (size_t first = 0; first < n && !st; first += piece)
+        st = sp_keys_values_of_tokens(p->rows + first * p->width, model, tokens + first, n - first < piece ? n - first : piece);
     free(tokens);
     return st;
 }
@@ -198,8 +205,15 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
                        count_frozen(options));
     if (options->sink == SP_SINK_BOS && n < 2)
         return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
-    if (n >= info.context_length)
-        return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens fill the model's context of %zu; use fewer", n, info.context_length);
+    if (options->text_position && options->method != SP_METHOD_PREFIX && options->method != SP_METHOD_CARTRIDGE)
+        return sp_fail(SP_ERR_ARGUMENT, "text_position goes with methods prefix and cartridge: embeddings have positions of their own");
+    if (!options->text_position && n >= info.context_length)
+        return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens fill the model's context of %zu; use fewer, or, with a prefix or a cartridge, "
+                                        "a text position",
+                       n, info.context_length);
+    if (options->text_position >= info.context_length)
+        return sp_fail(SP_ERR_ARGUMENT, "text at position %zu does not fit the model's context of %zu; use an earlier one",
+                       options->text_position, info.context_length);
     return check_network(options);
 }
 
@@ -307,6 +321,7 @@ sp_status sp_prompt_create(sp_prompt **out, sp_model *model, const sp_prompt_opt
     if (!st) st = sp_prompt_allocate(&p, from.n, width_of(options->method, model));
     if (st) goto done;
     p->method = options->method;
+    if (options->text_position && (st = sp_prompt_set_text_position(p, options->text_position))) goto done;
     if ((st = init(p, model, options, &from)) || (st = sp_prompt_update(p)) || (st = record_origin(p, model, options))) goto done;
     *out = p;
     p = NULL;

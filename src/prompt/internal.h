@@ -4,6 +4,8 @@
 
 #include <jansson.h>
 
+#include "fast/state.h"
+#include "format/adapter.h"
 #include "prompt/cpt.h"
 #include "prompt/multitask.h"
 #include "prompt/network.h"
@@ -39,10 +41,16 @@ struct sp_prompt {
     sp_prompt_target *targets; /* (n_targets) */
     size_t n_targets;
 
+    size_t text_position; /* 0: num_virtual_tokens */
+
+    sp_fast_state **states; /* (n_states) of a compiled prompt, which has no rows: (n_layer, n_head_kv); else NULL */
+    size_t n_states;
+
     sp_task *task; /* NULL: none */
 
     bool has_key_bound;
     sp_key_bound_report key_bound; /* of the rows that were trained; a loaded prompt has none: its rows may change */
+    double trained_bound;          /* what softprompt.json says of it; 0: nothing */
 
     /* What adapter_config.json tells of it. Numbers and strings that an adapter left out are 0 and NULL. */
     size_t n_layer, n_head; /* n_head: of keys and values where the prompt consists of them */
@@ -58,6 +66,11 @@ struct sp_prompt {
     bool has_fingerprint;
     sp_fingerprint fingerprint; /* of the model that it was made for */
 };
+
+/* compile.c: a compiled prompt's states in a file (format/adapter.h) and back. */
+sp_status sp_prompt_write_states(const sp_prompt *prompt, const char *path);
+sp_status sp_prompt_read_states(sp_prompt **out, const sp_adapter *adapter);
+#define SP_COMPILED_TYPE "SOFTPROMPT_POLYNOMIAL" /* adapter_config.json's "peft_type", which PEFT does not know */
 
 /* A prompt of zeros, whose weights are its rows; at least one row and one column. */
 sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width);

@@ -19,7 +19,7 @@ static sp_status compute(float *weights, sp_model *model, const int32_t *tokens,
     sp_engine *engine;
     sp_status st = sp_engine_create(&engine, model);
     if (st) return st;
-    st = rows ? sp_tree_add_prompt(&run, &tree, n) : sp_tree_add_run(&run, &tree, SP_NO_RUN, tokens, n);
+    st = rows ? sp_tree_add_prompt(&run, &tree, n, n) : sp_tree_add_run(&run, &tree, SP_NO_RUN, tokens, n);
     if (!st) st = sp_engine_forward(engine, &(sp_pass){.tree = &tree, .prompt = rows});
     if (!st) sp_engine_get_keys_values(weights, engine, n);
     sp_tree_free(&tree);

@@ -222,11 +222,32 @@ static sp_status check_version(const sp_adapter *a)
     return SP_OK;
 }
 
+static sp_status read_text_position(sp_prompt *p, const json_t *method, const char *path)
+{
+    size_t position = 0;
+    sp_status st = sp_json_get_size(&position, method, "text_position", path);
+    return st || position == 0 ? st : sp_prompt_set_text_position(p, position);
+}
+
+/* How far scores reached when the keys were trained with a bound. */
+static sp_status read_trained_bound(sp_prompt *p, const json_t *method, const char *path)
+{
+    json_t *bound = NULL;
+    sp_status st = sp_json_get_object(&bound, method, "key_bound", path);
+    if (st || !bound) return st;
+    const double reached = json_number_value(json_object_get(bound, "bound"));
+    const double max_logit = json_number_value(json_object_get(bound, "max_logit"));
+    p->trained_bound = fmax(0, fmax(reached, max_logit));
+    return SP_OK;
+}
+
 static sp_status read_method(sp_prompt *p, const sp_adapter *a)
 {
     json_t *method = NULL;
     sp_status st = sp_json_get_object(&method, a->own, "method", a->own_path);
     if (!st) st = read_frozen(p, method, a->own_path, p->num_frozen_tokens);
+    if (!st) st = read_text_position(p, method, a->own_path);
+    if (!st) st = read_trained_bound(p, method, a->own_path);
     if (st || p->method == SP_METHOD_PROMPT || p->method == SP_METHOD_MULTITASK) return st;
     if (!p->cpt) return read_init(p, method, "init", "init_text", a->own_path); /* PEFT has no fields for it in these */
     const char *text = NULL;
@@ -305,22 +326,32 @@ static sp_status read_own(sp_prompt *p, const sp_adapter *a)
     return read_fingerprint(p, a);
 }
 
+/* *out is the caller's to free, also after a failure. */
+static sp_status load_rows(sp_prompt **out, const sp_adapter *a)
+{
+    const sp_st_tensor *tensor;
+    sp_status st = check_config(a);
+    if (!st) st = find_tensor(&tensor, a);
+    if (!st) st = sp_prompt_allocate(out, tensor->shape[0], tensor->shape[1]);
+    if (st) return st;
+    (*out)->method = method_of(a);
+    return read_method_parts(*out, a, tensor);
+}
+
 sp_status sp_prompt_load(sp_prompt **out, const char *dir)
 {
     sp_adapter *a;
     sp_prompt *p = NULL;
-    const sp_st_tensor *tensor;
     *out = NULL;
     sp_status st = sp_adapter_open(&a, dir);
     if (st) return st;
-    if ((st = check_config(a)) || (st = find_tensor(&tensor, a))) goto done;
-    if ((st = sp_prompt_allocate(&p, tensor->shape[0], tensor->shape[1]))) goto done;
-    p->method = method_of(a);
-    if ((st = read_method_parts(p, a, tensor)) || (st = read_origin(p, a)) || (st = read_own(p, a))) goto done;
-    *out = p;
-    p = NULL;
-done:
-    sp_prompt_free(p);
+    st = strcmp(a->peft_type, SP_COMPILED_TYPE) == 0 ? sp_prompt_read_states(&p, a) : load_rows(&p, a);
+    if (!st) st = read_origin(p, a);
+    if (!st) st = read_own(p, a);
     sp_adapter_close(a);
+    if (st)
+        sp_prompt_free(p);
+    else
+        *out = p;
     return st;
 }

@@ -58,6 +58,8 @@ sp_status sp_prompt_set_encoder(sp_prompt *prompt, const sp_encoder *encoder, co
 void sp_prompt_free(sp_prompt *prompt)
 {
     if (!prompt) return;
+    for (size_t i = 0; i < prompt->n_states; i++) sp_fast_state_free(prompt->states[i]);
+    free(prompt->states);
     sp_task_free(prompt->task);
     if (prompt->weights != prompt->rows) free(prompt->weights);
     free(prompt->rows);
@@ -117,12 +119,34 @@ static const char *name_difference(const sp_fingerprint *a, const sp_fingerprint
     return "embeddings (another quantisation of one model differs in them too)";
 }
 
+/* Scores are made with the scale that the states were. */
+static sp_status check_states(const sp_prompt *prompt, const sp_model *model, const sp_model_info *info)
+{
+    const size_t n = info->n_layer * info->n_head_kv;
+    for (size_t i = 0; i < prompt->n_states; i++)
+        if (prompt->n_states != n || prompt->states[i]->plane.d != info->d_head || prompt->states[i]->d_v != info->d_head ||
+            prompt->states[i]->scale != sp_model_attention_scale(model))
+            return sp_fail(SP_ERR_MISMATCH,
+                           "the prompt was compiled for a model with %zu heads of keys, the first of %zu numbers; the model has %zu of "
+                           "%zu: use the model it was compiled with, or compile it for this one",
+                           prompt->n_states, prompt->states[0]->plane.d, n, info->d_head);
+    return sp_model_check_states(model);
+}
+
 /* Keys and values: as many layers and heads, where the adapter tells them, of as many numbers. */
 static sp_status check_keys_values(const sp_prompt *prompt, const sp_model *model)
 {
     sp_model_info info;
     sp_model_get_info(&info, model);
+    const size_t window = sp_model_window(model);
     const size_t width = 2 * info.n_layer * info.n_head_kv * info.d_head;
+    if (prompt->text_position && window)
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "%s: text that starts at position %zu behind %zu virtual tokens, and layers that see %zu positions back: "
+                       "which of the prompt they see is not defined; leave out the text position",
+                       info.path, prompt->text_position, prompt->num_virtual_tokens, window);
+    sp_status st = prompt->states ? check_states(prompt, model, &info) : SP_OK;
+    if (st) return st;
     if (prompt->width == width && (prompt->n_layer == 0 || prompt->n_layer == info.n_layer) &&
         (prompt->n_head == 0 || prompt->n_head == info.n_head_kv))
         return SP_OK;
@@ -242,8 +266,36 @@ sp_status sp_prompt_use_task(sp_prompt *prompt, size_t task_id)
     return SP_OK;
 }
 
+size_t sp_prompt_text_position(const sp_prompt *prompt)
+{
+    return prompt->text_position ? prompt->text_position : prompt->num_virtual_tokens;
+}
+
+sp_status sp_prompt_set_text_position(sp_prompt *prompt, size_t position)
+{
+    if (!sp_prompt_is_given(prompt))
+        return sp_fail(SP_ERR_UNSUPPORTED, "a text position for a prompt of embeddings, whose own positions are 0 to %zu; only prompts of "
+                                           "keys and values have one",
+                       prompt->num_virtual_tokens - 1);
+    if (position == 0) return sp_fail(SP_ERR_ARGUMENT, "text position 0: some prompt stands before the text; give 1 or more");
+    prompt->text_position = position == prompt->num_virtual_tokens ? 0 : position;
+    return SP_OK;
+}
+
+const sp_fast_state *const *sp_prompt_states(const sp_prompt *prompt)
+{
+    return (const sp_fast_state *const *)prompt->states;
+}
+
+sp_status sp_prompt_check_rows(const sp_prompt *prompt, const char *what)
+{
+    if (!prompt || !prompt->states) return SP_OK;
+    return sp_fail(SP_ERR_UNSUPPORTED, "%s, and a compiled prompt has none left; use the prompt that it was compiled from", what);
+}
+
 static float *rows_in_use(sp_prompt *prompt)
 {
+    if (!prompt->rows) return NULL;
     return prompt->rows + prompt->task_id * prompt->num_virtual_tokens * prompt->width;
 }
 float *sp_prompt_embeddings(sp_prompt *prompt)

@@ -18,6 +18,12 @@ size_t sp_prompt_n_row_values(const sp_prompt *prompt); /* num_tasks * num_virtu
 
 enum { SP_MAX_TASKS = 1024, SP_MAX_RANKS = 1024 };
 
+/* Of a compiled prompt, (n_layer, n_head_kv), for sp_engine_set_states; NULL: it has rows. */
+const sp_fast_state *const *sp_prompt_states(const sp_prompt *prompt);
+
+/* UNSUPPORTED: a compiled prompt, of which `what` ("training starts from its rows") cannot be. */
+sp_status sp_prompt_check_rows(const sp_prompt *prompt, const char *what);
+
 /* Rows of one task; its prompt, embeddings or keys and values. task_id < num_tasks. */
 const float *sp_prompt_task_rows(const sp_prompt *prompt, size_t task_id);
 size_t sp_prompt_task_in_use(const sp_prompt *prompt);

@@ -134,8 +134,17 @@ static json_t *build_cpt_config(const sp_prompt *p)
     return join_objects(config, sp_cpt_build_config(p->cpt));
 }
 
+static json_t *build_compiled_config(const sp_prompt *p)
+{
+    return json_pack("{s:o, s:b, s:I, s:I, s:i, s:I, s:s, s:s}", "base_model_name_or_path", text_or_null(p->base_model),
+                     "inference_mode", 1, "num_attention_heads", (json_int_t)p->n_head, "num_layers", (json_int_t)p->n_layer,
+                     "num_transformer_submodules", 1, "num_virtual_tokens", (json_int_t)p->num_virtual_tokens, "peft_type",
+                     SP_COMPILED_TYPE, "task_type", "CAUSAL_LM");
+}
+
 static json_t *build_config(const sp_prompt *p)
 {
+    if (p->states) return build_compiled_config(p);
     switch (p->method) {
     case SP_METHOD_PREFIX:
         return build_prefix_config(p);
@@ -180,12 +189,28 @@ static json_t *build_key_bound(const sp_prompt *p)
                      r->are_held_out);
 }
 
+/* Only where it is not num_virtual_tokens, as it is in PEFT. */
+static json_t *build_text_position(const sp_prompt *p)
+{
+    return p->text_position ? json_pack("{s:I}", "text_position", (json_int_t)p->text_position) : json_object();
+}
+
+static json_t *build_compiled(const sp_prompt *p)
+{
+    sp_compiled_info info;
+    if (!p->states || sp_prompt_get_compiled_info(&info, p)) return json_object();
+    return json_pack("{s:{s:s, s:I, s:I, s:I, s:f, s:f}}", "compiled", "method", "polynomial", "rank", (json_int_t)info.rank, "degree",
+                     (json_int_t)info.degree, "n_features", (json_int_t)info.n_features, "epsilon", info.epsilon, "range", info.range);
+}
+
 static json_t *build_method(const sp_prompt *p)
 {
     json_t *method =
         json_pack("{s:s, s:I, s:I, s:s, s:o}", "name", sp_adapter_method(sp_peft_types[p->method]), "num_virtual_tokens",
                   (json_int_t)p->num_virtual_tokens, "num_frozen_tokens", (json_int_t)p->num_frozen_tokens, "init",
                   sp_init_names[p->init].own, "init_text", text_or_null(p->init_text));
+    method = join_objects(method, build_text_position(p));
+    method = join_objects(method, build_compiled(p));
     return join_objects(method, build_key_bound(p));
 }
 
@@ -245,10 +270,10 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
 {
     static const sp_metadata_item made_for = {"format", "pt"}; /* what PEFT writes, and transformers looks for */
     sp_st_tensor tensors[3];
-    size_t n = list_tensors(tensors, p);
     char *path = sp_path_join(dir, SP_ADAPTER_TENSORS);
     if (!path) return SP_ERR_MEMORY;
-    sp_status st = sp_safetensors_write(path, tensors, n, &made_for, 1);
+    const size_t n = p->states ? 0 : list_tensors(tensors, p);
+    sp_status st = p->states ? sp_prompt_write_states(p, path) : sp_safetensors_write(path, tensors, n, &made_for, 1);
     free(path);
     return st;
 }
@@ -256,7 +281,7 @@ static sp_status write_tensors(const sp_prompt *p, const char *dir)
 /* A prompt that would not load again is not written over one that does. */
 static sp_status check_finite(const sp_prompt *p, const char *dir)
 {
-    for (size_t i = 0; i < sp_prompt_n_row_values(p); i++)
+    for (size_t i = 0; p->rows && i < sp_prompt_n_row_values(p); i++)
         if (!isfinite(p->rows[i]))
             return sp_fail(SP_ERR_ARGUMENT, "%s: not saved: virtual token %zu holds %f; train with a lower learning rate", dir,
                            i / p->width % p->num_virtual_tokens, (double)p->rows[i]);

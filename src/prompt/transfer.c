@@ -17,6 +17,8 @@ static sp_status check_source(const sp_prompt *p, const sp_prompt *source, const
         return sp_fail(SP_ERR_MISMATCH,
                        "%s: keys and values, from which a prompt of embeddings cannot start; use --method prefix or cartridge",
                        dir);
+    if (sp_prompt_check_rows(source, "a prompt starts from another one's rows"))
+        return sp_fail(SP_ERR_UNSUPPORTED, "%s: %s", dir, sp_message());
     if (source->num_virtual_tokens == p->num_virtual_tokens) return SP_OK;
     return sp_fail(SP_ERR_MISMATCH, "%s: has %zu virtual tokens, and %zu are wanted; leave the number to it", dir,
                    source->num_virtual_tokens, p->num_virtual_tokens);

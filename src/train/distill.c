@@ -112,7 +112,7 @@ static sp_status build_trees(batch *b, sp_distiller *d, sp_tree *teacher)
         sequences[i] = tokens;
     }
     sp_tree_clear(&d->tree);
-    sp_status st = d->root.n ? sp_tree_add_prompt(&root, &d->tree, d->root.n) : SP_OK;
+    sp_status st = d->root.n ? sp_tree_add_prompt(&root, &d->tree, d->root.n, d->root.text_position) : SP_OK;
     if (!st) st = sp_tree_add_sequences(b->student, &d->tree, root, sequences, lengths, n);
     for (size_t i = 0; i < n; i++) {
         sequences[i] += b->n_bos;

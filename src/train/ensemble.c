@@ -17,7 +17,7 @@ size_t sp_ensemble_n_front(const sp_prompt *const *prompts, size_t n_prompts)
 {
     size_t longest = 0;
     for (size_t i = 0; i < n_prompts; i++) {
-        size_t n = sp_prompt_num_virtual_tokens(prompts[i]);
+        size_t n = sp_prompt_text_position(prompts[i]);
         if (n > longest) longest = n;
     }
     return longest;

@@ -195,6 +195,7 @@ static sp_status score_batch(size_t *n_rows, tally *t, size_t first)
 static void summarise(sp_evaluation *out, const tally *t)
 {
     *out = (sp_evaluation){.n = t->n_rows, .n_truncated = t->inputs->data->n_truncated};
+    out->compiled = sp_scorer_compiled_use(t->scorer);
     out->loss = t->sum_of_means / (double)t->n_rows;
     out->perplexity = exp(t->sum_of_nll / (double)t->n_tokens);
     out->has_accuracy = t->n_labelled > 0;

@@ -206,7 +206,7 @@ sp_status sp_key_meter_read(sp_key_figures *figures, sp_key_meter *meter, const 
     m->keys_values = keys_values;
     m->figures = figures;
     sp_tree_clear(&m->tree);
-    sp_status st = sp_tree_add_prompt(&m->prompt_run, &m->tree, bound->n_keys);
+    sp_status st = sp_tree_add_prompt(&m->prompt_run, &m->tree, bound->n_keys, bound->n_keys);
     if (!st) st = sp_engine_set_keys_values(m->engine, 0, keys_values, bound->n_keys);
     for (size_t i = 0; i < n && !st; i++) {
         st = add_text(m, &data->rows[rows[i]]);

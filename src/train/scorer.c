@@ -89,9 +89,12 @@ sp_root sp_root_of_prompt(const sp_prompt *prompt)
     /* The accessors give rows that may be written and so take no const; here they are only read. */
     sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
     if (!prompt) return (sp_root){0};
+    const sp_fast_state *const *states = sp_prompt_states(prompt);
     return (sp_root){.embeddings = sp_prompt_embeddings(rows),
                      .keys_values = sp_prompt_keys_values(rows),
-                     .n = sp_prompt_num_virtual_tokens(prompt)};
+                     .n = states ? 0 : sp_prompt_num_virtual_tokens(prompt),
+                     .text_position = sp_prompt_text_position(prompt),
+                     .states = states};
 }
 
 sp_status sp_roots_of_prompt(sp_root **out, size_t *n, const sp_prompt *prompt)
@@ -132,6 +135,13 @@ void sp_scorer_set_prompt(sp_scorer *scorer, const sp_prompt *prompt)
 {
     scorer->single = sp_root_of_prompt(prompt);
     sp_scorer_set_roots(scorer, &scorer->single, 1);
+}
+
+sp_compiled_use sp_scorer_compiled_use(const sp_scorer *scorer)
+{
+    sp_compiled_use use;
+    sp_engine_get_states_use(&use, scorer->engine);
+    return use;
 }
 
 size_t sp_scorer_fit(const sp_item *items, size_t n_items)
@@ -202,7 +212,7 @@ static sp_status add_prompts(sp_scorer *s, bool given)
         placed_root *placed = &s->placed[r];
         if (!placed->in_tree || root->n == 0 || (root->keys_values != NULL) != given) continue;
         placed->first_row = s->tree.n_rows;
-        st = sp_tree_add_prompt(&placed->run, &s->tree, root->n);
+        st = sp_tree_add_prompt(&placed->run, &s->tree, root->n, root->text_position);
     }
     return st;
 }
@@ -218,6 +228,7 @@ static sp_status place_roots(sp_scorer *s, bool all)
         placed->in_tree = true;
     }
     sp_tree_clear(&s->tree);
+    if (s->roots[0].states) s->tree.root_position = s->roots[0].text_position;
     sp_status st = add_prompts(s, true);
     s->n_given = s->tree.n_rows;
     if (!st) st = add_prompts(s, false);
@@ -389,6 +400,7 @@ static sp_status forward(sp_scorer *s, bool with_gradient)
     bool all = all_roots_in_tree(s), held = s->roots_done && all;
     bool reuse = held && !with_gradient && s->read_rows[0] >= s->n_prompt;
     sp_status st = held ? SP_OK : give_keys_values(s);
+    if (!st && !held) st = sp_engine_set_states(s->engine, s->roots[0].states);
     pass.first_row = reuse ? s->n_prompt : s->n_given;
     if (!st && !reuse) st = gather_embeddings(&pass.prompt, s);
     s->roots_done = false;
@@ -409,11 +421,22 @@ static sp_status cross_entropy(sp_scorer *s, bool with_gradient)
     return st;
 }
 
+/* States are in front of every row of a tree. */
+static sp_status check_states(const sp_scorer *s, bool with_gradient)
+{
+    size_t n = 0;
+    for (size_t r = 0; r < s->n_roots; r++) n += s->roots[r].states != NULL;
+    if (n == 0 || (s->n_roots == 1 && !with_gradient)) return SP_OK;
+    return sp_fail(SP_ERR_UNSUPPORTED, "a compiled prompt %s; use the prompt that it was compiled from",
+                   with_gradient ? "has no rows to learn" : "beside others, in an ensemble or as one of several tasks");
+}
+
 static sp_status run_pass(const double **nll, sp_scorer *s, const sp_item *items, size_t n_items, double scale, bool with_gradient)
 {
     *nll = NULL;
     sp_arena_reset(s->arena, (sp_arena_mark){0});
-    sp_status st = take_items(s, items, n_items);
+    sp_status st = check_states(s, with_gradient);
+    if (!st) st = take_items(s, items, n_items);
     if (st) return st;
     size_t **rows = sp_arena_alloc(s->arena, s->n_items, sizeof *rows);
     if (!rows) return SP_ERR_MEMORY;

@@ -22,11 +22,13 @@ typedef struct sp_item {
     const float *weights;            /* (n_answer) of its tokens' losses in a gradient; NULL: 1 / n_answer each */
 } sp_item;
 
-/* What items stand behind: the rows of a prompt, one way or the other, or (neither, n 0) nothing. */
+/* What items stand behind: the rows of a prompt, one way or the other, or its states, or (none of them, n 0) nothing. */
 typedef struct sp_root {
     const float *embeddings;  /* (n, d_model) */
     const float *keys_values; /* (n, 2 * n_layer * n_head_kv * d_head), as sp_prompt_keys_values */
     size_t n;
+    size_t text_position;               /* of what follows, in the model's eyes: n, in most */
+    const sp_fast_state *const *states; /* of a compiled prompt, sp_prompt_states; then no rows, and it is the only root */
     const sp_prompt_target *targets; /* (n_targets) that a gradient counts once for each item behind the root; else NULL, 0 */
     size_t n_targets;
 } sp_root;
@@ -52,6 +54,9 @@ sp_root sp_root_of_prompt(const sp_prompt *prompt); /* of the task in use; witho
 /* A root for each task of the prompt, with what the loss wants predicted inside it; *out is freed with free. */
 sp_status sp_roots_of_prompt(sp_root **out, size_t *n, const sp_prompt *prompt);
 
+/* What attention to a compiled prompt came to, since the roots were set. */
+sp_compiled_use sp_scorer_compiled_use(const sp_scorer *scorer);
+
 /* How many of the items one pass takes: as many as fit a bounded number of rows of text (an ensemble has as many for each
  * root, and keeps nothing for backward), at least one of n_items >= 1. */
 size_t sp_scorer_fit(const sp_item *items, size_t n_items);
@@ -59,7 +64,8 @@ size_t sp_scorer_fit(const sp_item *items, size_t n_items);
 /* *nll: -ln p of every answer token, in nats, item after item; then, root after root, of the targets of roots that items use. The
  * scorer's, until its next call. All roots take part, whatever the
  * items use, so that passes that follow find their keys.
- * ARGUMENT: an item without context and prompt, a token outside the vocabulary, a text beyond the model's context. */
+ * ARGUMENT: an item without context and prompt, a token outside the vocabulary, a text beyond the model's context. UNSUPPORTED: a
+ * compiled prompt beside others. */
 sp_status sp_scorer_score(const double **nll, sp_scorer *scorer, const sp_item *items, size_t n_items);
 
 /* The same, and gradient += d/drows of  scale * sum over items of the mean of their nll. Only roots that the items use take part.

@@ -99,7 +99,7 @@ static sp_status make_prompt(sp_trainer *t)
     t->best = malloc(t->n_weights * sizeof *t->best);
     t->gradient = malloc(t->n_weights * sizeof *t->gradient);
     t->d_rows = malloc(sp_prompt_n_row_values(t->prompt) * sizeof *t->d_rows);
-    t->n_front = sp_prompt_num_virtual_tokens(t->prompt);
+    t->n_front = sp_prompt_text_position(t->prompt);
     if (!t->best || !t->gradient || !t->d_rows) return sp_fail_no_memory(t->n_weights * sizeof *t->best);
     memcpy(t->best, t->weights, t->n_weights * sizeof *t->best);
     return make_optimizer(t);
