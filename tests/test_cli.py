@@ -41,7 +41,7 @@ def find_model():
 MODEL = find_model()
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
-COMMANDS = ("train", "eval", "run", "audit", "info", "plan")
+COMMANDS = ("train", "eval", "run", "audit", "compile", "info", "plan")
 LATER_COMMANDS = ("serve",)
 TRAIN = ("train", "-m", "no.gguf", "-d", "no.jsonl", "-o", "no-dir")
 EVAL = ("eval", "-m", "no.gguf", "-d", "no.jsonl")
@@ -134,6 +134,11 @@ class UsageErrors(Case):
         ((*TRAIN, "--max-logit", "3"), ["--max-logit", "--method prefix"]),
         ((*TRAIN, "--max-logit", "0", "--method", "prefix"), ["--max-logit", "from 1e-06"]),
         ((*TRAIN, "--key-rank", "4", "--method", "prefix"), ["--key-rank", "--max-logit"]),
+        ((*TRAIN, "--text-position", "9"), ["--text-position", "prefix and cartridge"]),
+        (("compile", "-m", "a", "-o", "b"), ["--prompt"]),
+        (("compile", "-m", "a", "-p", "b"), ["--output"]),
+        (("compile", "-m", "a", "-p", "b", "-o", "c", "--epsilon", "1"), ["--epsilon", "to 0.999"]),
+        (("compile", "-m", "a", "-p", "b", "-o", "c", "--method", "magic"), ["--method", "polynomial"]),
         ((*TRAIN, "--max-logit", "3", "--method", "prefix", "--prefix-projection"), ["--max-logit", "--prefix-projection"]),
         ((*TRAIN, "--max-logit", "3", "--method", "cartridge", "--num-frozen-tokens", "1"), ["--max-logit", "--num-frozen-tokens 0"]),
         ((*TRAIN, "--num-queries", "9"), ["--num-queries", "--teacher-context"]),
@@ -261,7 +266,7 @@ class Help(Case):
             "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
-                     "--save-every --resume --overwrite --max-logit --key-rank --teacher-context --num-queries --query-length --weights --json --quiet "
+                     "--save-every --resume --overwrite --max-logit --key-rank --text-position --teacher-context --num-queries --query-length --weights --json --quiet "
                      "--task-column --num-tasks --num-ranks --init-prompt --source-init --source-task --cpt-examples "
                      "--opt-weighted-loss-type --opt-loss-decay-factor --opt-projection-epsilon --opt-projection-format-epsilon",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json "
@@ -270,6 +275,7 @@ class Help(Case):
                    "--stop --seed --threads --json",
             "audit": "--prompt --data --texts --text-length --seed --plot --task --epsilon --prompt-rows --left-out --heads --template --verbalizer --text-column --label-column "
                      "--max-length --threads --json --quiet",
+            "compile": "--model --prompt --output --overwrite --method --epsilon --max-logit --degree --text-position --json --quiet",
             "info": "--json",
         }
         for name, names in flags.items():
@@ -877,6 +883,66 @@ class Plan(WithModel):
         self.assertRegex(result.stdout, r"(?m)^recommended: --num-virtual-tokens [12]( \(between 1 and 2\))?$")
         self.assertRegex(result.stdout, r"(?m)^ +2 .*<-$|^ +1 .*<-$")
         self.assertRegex(result.stderr, r"(?m)^pilots 4/4")
+
+
+class Compile(WithModel):
+    """A bounded prefix, and the same as moments."""
+
+    KEYS = ["method", "num_virtual_tokens", "text_position", "heads", "rank", "degree", "features", "epsilon", "range", "bytes",
+            "bytes_of_keys", "cost_ratio", "adapter"]
+
+    @classmethod
+    def setUpClass(cls):
+        cls.prefix, cls.compiled = cls.work / "bounded", cls.work / "compiled"
+        trained = train(cls.prefix, "--method", "prefix", "--max-logit", 1, "--key-rank", 2, "--text-position", 16, "-q",
+                        size=("--num-virtual-tokens", 12))
+        assert trained.returncode == 0, trained.stderr
+        cls.told = softprompt("compile", "-m", MODEL, "-p", cls.prefix, "-o", cls.compiled, "--epsilon", 1e-5, "--json", "-q")
+
+    def evaluate(self, prompt):
+        return json.loads(self.check(softprompt("eval", "-m", MODEL, "-p", prompt, "-d", self.data, "--json", "-q"), 0).stdout)
+
+    def test_json(self):
+        told = json.loads(self.check(self.told, 0).stdout)
+        self.assertEqual(list(told), self.KEYS)
+        self.assertEqual((told["num_virtual_tokens"], told["text_position"], told["heads"], told["rank"]), (12, 16, 90, 2))
+        self.assertGreaterEqual(told["range"], 1.1)
+        self.assertLessEqual(told["epsilon"], 1.01e-5)
+
+    def test_says_what_the_prefix_says(self):
+        keys, moments = self.evaluate(self.prefix), self.evaluate(self.compiled)
+        self.assertAlmostEqual(keys["loss"], moments["loss"], 3)
+        self.assertIsNone(keys["compiled"])
+        self.assertEqual(moments["compiled"]["beyond"], 0)
+        self.assertLess(moments["compiled"]["weights_bound"], 1e-5)
+        run = [softprompt("run", "-m", MODEL, "-p", p, "--raw", "--max-new-tokens", 8, "It was", "-q") for p in (self.prefix, self.compiled)]
+        self.assertEqual(self.check(run[0], 0).stdout, self.check(run[1], 0).stdout)
+
+    def test_table_and_warnings(self):
+        narrow = self.work / "narrow"
+        result = self.check(softprompt("compile", "-m", MODEL, "-p", self.prefix, "-o", narrow, "--max-logit", 0.01), 0)
+        self.assertRegex(result.stdout, r"(?m)^heads +90, keys of rank 2$")
+        self.assertRegex(result.stderr, r"(?m)^head 90/90")
+        result = softprompt("eval", "-m", MODEL, "-p", narrow, "-d", self.data)
+        self.assertIn("larger --max-logit", self.check(result, 0).stderr)
+        self.assertRegex(result.stdout, r"(?m)^compiled .*beyond the range$")
+
+    def test_what_is_there_stays(self):
+        again = ("compile", "-m", MODEL, "-p", self.prefix, "-o", self.compiled, "-q")
+        self.assert_message(softprompt(*again), 1, str(self.compiled), "--overwrite")
+        self.check(softprompt(*again, "--overwrite", "--epsilon", 1e-5), 0)
+
+    def test_refusals(self):
+        elsewhere = self.work / "nowhere"
+        for prompt, parts in ((self.dir, ["embeddings", "prefix"]), (self.compiled, ["compiled"])):
+            self.assert_message(softprompt("compile", "-m", MODEL, "-p", prompt, "-o", elsewhere, "--max-logit", 1, "-q"), 1, *parts)
+        self.assert_message(softprompt("audit", "-m", MODEL, "-p", self.compiled, "-d", self.data, "-q"), 1, "compiled")
+        self.assert_message(train(elsewhere, "--method", "prefix", "--init-prompt", self.compiled, "-q", size=()), 1, "compiled")
+        self.assertFalse(elsewhere.exists())
+
+    def test_info(self):
+        found = json.loads(self.check(softprompt("info", self.compiled, "--json"), 0).stdout)
+        self.assertEqual((found["kind"], found["method"]), ("adapter", "polynomial"))
 
 
 class Ensemble(WithModel):

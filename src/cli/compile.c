@@ -25,7 +25,7 @@ static const option_row file_rows[] = {
     {0}};
 
 static const option_row figure_rows[] = {
-    {OPTION_CHOICE, 0, "method", "polynomial", "what the keys become: moments, for a polynomial in the place of exp",
+    {OPTION_CHOICE, 0, "method", "polynomial", "what the keys become",
      .fallback = "polynomial", .target = offsetof(compile_flags, method)},
     {OPTION_REAL, 0, "epsilon", "E", "largest relative error of a weight", .fallback = "0.001", .target = offsetof(compile_flags, epsilon),
      .min = 1e-12, .max = 0.999},
@@ -139,8 +139,7 @@ const command compile_command = {
                "virtual tokens there are, within E of each weight wherever scores stay in the range. It pays for\n"
                "long prefixes whose keys were trained to stay together: train --max-logit R --key-rank N. The\n"
                "result is an adapter for eval and run; eval --json says whether any query left the range.",
-    .example = "  softprompt train --method prefix --max-logit 2.33 --key-rank 4 -m demo/model.gguf -d demo/data/train.jsonl -o prefix\n"
-               "  softprompt compile -m demo/model.gguf -p prefix -o compiled\n"
+    .example = "  softprompt compile -m demo/model.gguf -p bounded-prefix -o compiled\n"
                "  softprompt eval -m demo/model.gguf -p compiled -d demo/data/test.jsonl",
     .groups = groups,
     .run = run_compile,

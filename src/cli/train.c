@@ -71,7 +71,7 @@ static const option_row prompt_rows[] = {
      .target = offsetof(train_flags, sink)},
     {OPTION_COUNT, 0, "num-frozen-tokens", "N", "cartridge: first rows that stay as they start", .fallback = "1",
      .target = offsetof(train_flags, num_frozen_tokens), .max = 1e6},
-    {OPTION_COUNT, 0, "text-position", "N", "prefix, cartridge: where text starts, in the model's eyes", .fallback = "behind the prompt",
+    {OPTION_COUNT, 0, "text-position", "N", "prefix, cartridge: where text starts", .fallback = "behind the prompt",
      .target = offsetof(train_flags, text_position), .min = 1, .max = 1e9},
     {OPTION_FLAG, 0, "prefix-projection", .help = "prefix: a network makes the keys and values",
      .target = offsetof(train_flags, prefix_projection)},

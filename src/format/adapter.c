@@ -17,6 +17,7 @@ static const struct {
     {"CARTRIDGE", "cartridge", true},
     {"MULTITASK_PROMPT_TUNING", "multitask", true},
     {"CPT", "cpt", true},
+    {SP_ADAPTER_COMPILED, "polynomial", true},
 };
 enum { N_METHODS = sizeof methods / sizeof methods[0] };
 

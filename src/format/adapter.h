@@ -12,6 +12,7 @@
 #define SP_ADAPTER_CONFIG "adapter_config.json"
 #define SP_ADAPTER_TENSORS "adapter_model.safetensors"
 #define SP_ADAPTER_OWN "softprompt.json"
+#define SP_ADAPTER_COMPILED "SOFTPROMPT_POLYNOMIAL" /* the peft_type of moments, which PEFT does not know */
 
 typedef struct sp_adapter {
     char *config_path, *tensors_path, *own_path; /* for messages */

@@ -70,7 +70,6 @@ struct sp_prompt {
 /* compile.c: a compiled prompt's states in a file (format/adapter.h) and back. */
 sp_status sp_prompt_write_states(const sp_prompt *prompt, const char *path);
 sp_status sp_prompt_read_states(sp_prompt **out, const sp_adapter *adapter);
-#define SP_COMPILED_TYPE "SOFTPROMPT_POLYNOMIAL" /* adapter_config.json's "peft_type", which PEFT does not know */
 
 /* A prompt of zeros, whose weights are its rows; at least one row and one column. */
 sp_status sp_prompt_allocate(sp_prompt **out, size_t num_virtual_tokens, size_t width);

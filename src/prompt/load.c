@@ -345,7 +345,7 @@ sp_status sp_prompt_load(sp_prompt **out, const char *dir)
     *out = NULL;
     sp_status st = sp_adapter_open(&a, dir);
     if (st) return st;
-    st = strcmp(a->peft_type, SP_COMPILED_TYPE) == 0 ? sp_prompt_read_states(&p, a) : load_rows(&p, a);
+    st = strcmp(a->peft_type, SP_ADAPTER_COMPILED) == 0 ? sp_prompt_read_states(&p, a) : load_rows(&p, a);
     if (!st) st = read_origin(p, a);
     if (!st) st = read_own(p, a);
     sp_adapter_close(a);

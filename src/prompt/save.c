@@ -139,7 +139,7 @@ static json_t *build_compiled_config(const sp_prompt *p)
     return json_pack("{s:o, s:b, s:I, s:I, s:i, s:I, s:s, s:s}", "base_model_name_or_path", text_or_null(p->base_model),
                      "inference_mode", 1, "num_attention_heads", (json_int_t)p->n_head, "num_layers", (json_int_t)p->n_layer,
                      "num_transformer_submodules", 1, "num_virtual_tokens", (json_int_t)p->num_virtual_tokens, "peft_type",
-                     SP_COMPILED_TYPE, "task_type", "CAUSAL_LM");
+                     SP_ADAPTER_COMPILED, "task_type", "CAUSAL_LM");
 }
 
 static json_t *build_config(const sp_prompt *p)
