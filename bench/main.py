@@ -13,6 +13,7 @@ import tempfile
 import cells
 import choosing
 import common
+import compiled
 import distill
 import inference
 import max_logit
@@ -23,8 +24,9 @@ import startup
 import training
 
 PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup,
-         "choosing": choosing, "distill": distill, "max-logit": max_logit}
-LONG = ("choosing", "distill", "max-logit")  # which train for an hour or more, and measure no speed of ours beside a peer's
+         "choosing": choosing, "distill": distill, "max-logit": max_logit,
+         "compiled": compiled}
+LONG = ("choosing", "distill", "max-logit", "compiled")  # which train for an hour or more, and measure no speed of ours beside a peer's
 IN_ALL = [part for part in PARTS if part not in LONG]
 
 

@@ -128,9 +128,9 @@ sp_status sp_prompt_get_compiled_info(sp_compiled_info *out, const sp_prompt *pr
 {
     return (void)out, (void)prompt, fail_compiled();
 }
-void sp_fast_state_free(sp_fast_state *state)
+void sp_state_set_release(sp_state_set *set)
 {
-    (void)state, fail_compiled();
+    if (set) fail_compiled();
 }
 
 /* In place of keys.c: each token's row holds the token. */

@@ -29,7 +29,7 @@ static const option_row figure_rows[] = {
      .fallback = "polynomial", .target = offsetof(compile_flags, method)},
     {OPTION_REAL, 0, "epsilon", "E", "largest relative error of a weight", .fallback = "0.001", .target = offsetof(compile_flags, epsilon),
      .min = 1e-12, .max = 0.999},
-    {OPTION_REAL, 0, "max-logit", "R", "scores, keys centred, that are served", .fallback = "a tenth more than training reached",
+    {OPTION_REAL, 0, "max-logit", "R", "centred scores that are served", .fallback = "1.1 times what training reached",
      .target = offsetof(compile_flags, max_logit), .min = 1e-6, .max = 5},
     {OPTION_COUNT, 0, "degree", "N", "of the polynomials", .fallback = "the smallest that serves R",
      .target = offsetof(compile_flags, degree), .min = 1, .max = 16},
@@ -139,8 +139,7 @@ const command compile_command = {
                "virtual tokens there are, within E of each weight wherever scores stay in the range. It pays for\n"
                "long prefixes whose keys were trained to stay together: train --max-logit R --key-rank N. The\n"
                "result is an adapter for eval and run; eval --json says whether any query left the range.",
-    .example = "  softprompt compile -m demo/model.gguf -p bounded-prefix -o compiled\n"
-               "  softprompt eval -m demo/model.gguf -p compiled -d demo/data/test.jsonl",
+    .example = "  softprompt compile -m demo/model.gguf -p bounded-prefix -o compiled",
     .groups = groups,
     .run = run_compile,
 };

@@ -61,7 +61,7 @@ static int print_help(const char *name)
 
 static int dispatch(int argc, char **argv)
 {
-    if (argc < 2) return usage_error(NULL, "no command: give train, eval, run, audit, info, plan or lab");
+    if (argc < 2) return usage_error(NULL, "no command: give train, eval, run, audit, compile, info, plan or lab");
     const char *name = argv[1];
     const command *found = find_command(name);
     if (found) return found->run(found, argc - 1, argv + 1);

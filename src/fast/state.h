@@ -3,6 +3,8 @@
 #ifndef SP_FAST_STATE_H
 #define SP_FAST_STATE_H
 
+#include <stdatomic.h>
+
 #include "fast/plane.h"
 #include "fast/remez.h"
 #include "format/safetensors.h"
@@ -46,6 +48,17 @@ sp_status sp_fast_state_evaluate(float *out, size_t ldo, float *lse, sp_state_us
 /* The certificate of what was found, over values of range `value_range` and magnitude `value_magnitude` (the state's own or, where
  * other keys share the softmax, all). */
 void sp_fast_state_certify(sp_certificate *out, const sp_fast_state *state, const sp_state_use *use);
+
+/* The states of all heads of a prompt, (n_layer, n_head_kv): read by whoever holds it, and freed with the last of them. */
+typedef struct sp_state_set {
+    atomic_size_t n_holders;
+    size_t n;
+    sp_fast_state *of[];
+} sp_state_set;
+
+sp_status sp_state_set_create(sp_state_set **out, size_t n); /* NULLs, held by the caller */
+sp_state_set *sp_state_set_hold(sp_state_set *set);          /* returns it; NULL stays NULL, here and below */
+void sp_state_set_release(sp_state_set *set);
 
 /* ---- files: a state is some tensors under a common prefix of their names ---- */
 

@@ -27,6 +27,7 @@ sp_status sp_engine_create(sp_engine **out, sp_model *model)
 void sp_engine_free(sp_engine *engine)
 {
     if (!engine) return;
+    sp_state_set_release(engine->states);
     for (size_t l = 0; engine->stores && l < engine->model->n_layer; l++) {
         free(engine->stores[l].kt);
         free(engine->stores[l].v);

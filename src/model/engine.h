@@ -7,6 +7,7 @@
 #ifndef SP_MODEL_ENGINE_H
 #define SP_MODEL_ENGINE_H
 
+#include "fast/state.h"
 #include "model/tree.h"
 #include "softprompt.h"
 #include "tensor/attention.h"
@@ -52,9 +53,10 @@ typedef struct sp_pass {
 sp_status sp_engine_set_keys_values(sp_engine *engine, size_t first, const float *keys_values, size_t n);
 
 /* Gives every row of the trees to come keys and values that stand in no row: those of a prompt, as moments of each layer and head
- * of keys, (n_layer, n_head_kv), of heads of d_head numbers in transformers' order. Borrowed; until they are set again, NULL: none.
+ * of keys, (n_layer, n_head_kv), of heads of d_head numbers in transformers' order. The engine holds them until they are set again,
+ * NULL: none.
  * The tree's root_position says where text starts. UNSUPPORTED: layers with a window, a soft cap of scores. */
-sp_status sp_engine_set_states(sp_engine *engine, const sp_fast_state *const *states);
+sp_status sp_engine_set_states(sp_engine *engine, sp_state_set *states);
 
 /* What passes found of them since they were set. */
 void sp_engine_get_states_use(sp_compiled_use *out, const sp_engine *engine);

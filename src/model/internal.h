@@ -172,7 +172,7 @@ struct sp_engine {
 
     sp_layer_store *stores; /* (n_layer) */
 
-    const sp_fast_state *const *states; /* (n_layer, n_head_kv) keys and values that stand in no row; NULL: none */
+    sp_state_set *states; /* (n_layer, n_head_kv) keys and values that stand in no row; NULL: none */
     sp_compiled_use states_use;
 
     /* The present pass. */

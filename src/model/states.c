@@ -29,7 +29,7 @@ typedef struct merge {
     const float *q;
     size_t ldq, group;
     const sp_model *model;
-    const sp_fast_state *const *states; /* (n_head_kv) of the layer */
+    sp_fast_state *const *states; /* (n_head_kv) of the layer */
     float *scratch;                     /* (n_threads, scratch_floats) */
     size_t scratch_floats;
 } merge;
@@ -47,10 +47,12 @@ sp_status sp_model_check_states(const sp_model *m)
     return SP_OK;
 }
 
-sp_status sp_engine_set_states(sp_engine *engine, const sp_fast_state *const *states)
+sp_status sp_engine_set_states(sp_engine *engine, sp_state_set *states)
 {
     sp_status st = states ? sp_model_check_states(engine->model) : SP_OK;
     if (st) return st;
+    sp_state_set_hold(states); /* before the release: they may be the same */
+    sp_state_set_release(engine->states);
     engine->states = states;
     engine->states_use = (sp_compiled_use){0};
     return SP_OK;
@@ -108,7 +110,7 @@ static sp_status take_uses(sp_engine *engine, const part *parts, size_t n_parts,
         sp_certificate certificate;
         if (parts[i].status && !st) /* messages belong to the thread that failed */
             st = sp_fail(parts[i].status, "layer %zu: a query is not finite: weights or prompt are damaged; fetch the model again", layer);
-        sp_fast_state_certify(&certificate, engine->states[layer * engine->model->n_head_kv + parts[i].head_kv], use);
+        sp_fast_state_certify(&certificate, engine->states->of[layer * engine->model->n_head_kv + parts[i].head_kv], use);
         engine->states_use.n_queries += use->n_queries;
         engine->states_use.n_beyond += use->n_beyond;
         if (use->n_queries) engine->states_use.weights_bound = fmax(engine->states_use.weights_bound, certificate.weights_bound);
@@ -120,7 +122,7 @@ sp_status sp_states_attend(float *out, float *lse, sp_engine *engine, size_t lay
 {
     const sp_model *m = engine->model;
     const size_t n_threads = (size_t)omp_get_max_threads(), group = m->n_head / m->n_head_kv, n = n_queries * group;
-    merge g = {out, lse, q, ldq, group, m, engine->states + layer * m->n_head_kv, NULL, 0};
+    merge g = {out, lse, q, ldq, group, m, engine->states->of + layer * m->n_head_kv, NULL, 0};
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     for (size_t h = 0; h < m->n_head_kv; h++)
         g.scratch_floats = sp_larger(g.scratch_floats, sp_fast_state_scratch_floats(g.states[h]) + 2 * MAX_PART * m->d_head);

@@ -66,10 +66,9 @@ static sp_status compile_heads(sp_prompt *p, compiler *c, const sp_hooks *hooks)
     const double begin = sp_seconds();
     const size_t n = c->info.n_layer * c->info.n_head_kv;
     sp_status st = SP_OK;
-    if (!(p->states = calloc(n, sizeof *p->states))) return sp_fail_no_memory(n * sizeof *p->states);
-    p->n_states = n;
+    if ((st = sp_state_set_create(&p->states, n))) return st;
     for (size_t i = 0; i < n && !st; i++) {
-        st = compile_head(&p->states[i], c, i / c->info.n_head_kv, i % c->info.n_head_kv);
+        st = compile_head(&p->states->of[i], c, i / c->info.n_head_kv, i % c->info.n_head_kv);
         const sp_progress progress = {.what = "head", .done = i + 1, .total = n, .seconds = sp_seconds() - begin, .loss = NAN};
         if (!st && hooks && hooks->progress) hooks->progress(hooks->user, &progress);
         if (!st && hooks && hooks->stop && *hooks->stop) st = sp_fail(SP_ERR_STOPPED, "stopped after %zu of %zu heads", i + 1, n);
@@ -157,14 +156,15 @@ sp_status sp_prompt_compile(sp_prompt **out, const sp_model *model, const sp_pro
 sp_status sp_prompt_get_compiled_info(sp_compiled_info *out, const sp_prompt *prompt)
 {
     double keys = 0, moments = 0;
+    const sp_state_set *set = prompt->states;
     *out = (sp_compiled_info){.num_virtual_tokens = prompt->num_virtual_tokens,
                               .text_position = sp_prompt_text_position(prompt),
-                              .n_heads = prompt->n_states,
                               .range = INFINITY};
-    if (!prompt->states) return sp_fail(SP_ERR_ARGUMENT, "the prompt is not compiled");
-    for (size_t i = 0; i < prompt->n_states; i++) {
+    if (!set) return sp_fail(SP_ERR_ARGUMENT, "the prompt is not compiled");
+    out->n_heads = set->n;
+    for (size_t i = 0; i < set->n; i++) {
         sp_fast_state_info s;
-        sp_fast_state_get_info(&s, prompt->states[i]);
+        sp_fast_state_get_info(&s, set->of[i]);
         out->rank = sp_larger(out->rank, s.rank);
         out->degree = sp_larger(out->degree, s.degree);
         out->n_features = sp_larger(out->n_features, s.n_features);
@@ -190,16 +190,17 @@ static void name_prefix(char out[PREFIX_SIZE], size_t index, size_t n_heads)
 sp_status sp_prompt_write_states(const sp_prompt *p, const char *path)
 {
     static const sp_metadata_item kind = {"format", "softprompt"};
-    sp_state_tensors *lists = calloc(p->n_states, sizeof *lists);
-    sp_st_tensor *tensors = calloc(p->n_states * SP_STATE_TENSORS, sizeof *tensors);
-    sp_status st = lists && tensors ? SP_OK : sp_fail_no_memory(p->n_states * sizeof *lists);
-    for (size_t i = 0; i < p->n_states && !st; i++) {
+    const size_t n = p->states->n;
+    sp_state_tensors *lists = calloc(n, sizeof *lists);
+    sp_st_tensor *tensors = calloc(n * SP_STATE_TENSORS, sizeof *tensors);
+    sp_status st = lists && tensors ? SP_OK : sp_fail_no_memory(n * sizeof *lists);
+    for (size_t i = 0; i < n && !st; i++) {
         char prefix[PREFIX_SIZE];
         name_prefix(prefix, i, p->n_head);
-        sp_fast_state_list(&lists[i], p->states[i], prefix);
+        sp_fast_state_list(&lists[i], p->states->of[i], prefix);
         memcpy(tensors + i * SP_STATE_TENSORS, lists[i].tensors, sizeof lists[i].tensors);
     }
-    if (!st) st = sp_safetensors_write(path, tensors, p->n_states * SP_STATE_TENSORS, &kind, 1);
+    if (!st) st = sp_safetensors_write(path, tensors, n * SP_STATE_TENSORS, &kind, 1);
     free(tensors);
     free(lists);
     return st;
@@ -208,7 +209,7 @@ sp_status sp_prompt_write_states(const sp_prompt *p, const char *path)
 /* Heads of one prompt hold equally many keys, in heads of equally many numbers. */
 static sp_status check_state(const sp_prompt *p, const sp_adapter *a, size_t index)
 {
-    const sp_fast_state *s = p->states[index], *first = p->states[0];
+    const sp_fast_state *s = p->states->of[index], *first = p->states->of[0];
     if (s->n_keys == p->num_virtual_tokens && s->plane.d == first->plane.d && s->d_v == s->plane.d) return SP_OK;
     return sp_fail(SP_ERR_FORMAT, "%s: layer %zu, head %zu: %zu keys of %zu and values of %zu numbers, in a prompt of %zu keys of %zu",
                    a->tensors_path, index / p->n_head, index % p->n_head, s->n_keys, s->plane.d, s->d_v, p->num_virtual_tokens,
@@ -224,17 +225,15 @@ static sp_status read_states(sp_prompt *p, const sp_adapter *a)
         return sp_fail(SP_ERR_FORMAT, "%s: %zu tensors are no moments of %zu layers with %zu heads each, and of %zu virtual tokens; compile "
                                       "the prompt again",
                        a->tensors_path, n_tensors, a->num_layers, a->num_attention_heads, a->num_virtual_tokens);
-    if (!(p->states = calloc(n, sizeof *p->states))) return sp_fail_no_memory(n * sizeof *p->states);
-    p->n_states = n;
-    for (size_t i = 0; i < n; i++) {
+    sp_status st = sp_state_set_create(&p->states, n);
+    for (size_t i = 0; i < n && !st; i++) {
         char prefix[PREFIX_SIZE];
         name_prefix(prefix, i, p->n_head);
-        sp_status st = sp_fast_state_read(&p->states[i], a->tensors, a->tensors_path, prefix);
+        st = sp_fast_state_read(&p->states->of[i], a->tensors, a->tensors_path, prefix);
         if (!st) st = check_state(p, a, i);
-        if (st) return st;
     }
-    p->width = 2 * n * p->states[0]->plane.d;
-    return SP_OK;
+    if (!st) p->width = 2 * n * p->states->of[0]->plane.d;
+    return st;
 }
 
 sp_status sp_prompt_read_states(sp_prompt **out, const sp_adapter *a)

@@ -43,8 +43,7 @@ struct sp_prompt {
 
     size_t text_position; /* 0: num_virtual_tokens */
 
-    sp_fast_state **states; /* (n_states) of a compiled prompt, which has no rows: (n_layer, n_head_kv); else NULL */
-    size_t n_states;
+    sp_state_set *states; /* (n_layer, n_head_kv) of a compiled prompt, which has no rows; else NULL */
 
     sp_task *task; /* NULL: none */
 

@@ -58,8 +58,7 @@ sp_status sp_prompt_set_encoder(sp_prompt *prompt, const sp_encoder *encoder, co
 void sp_prompt_free(sp_prompt *prompt)
 {
     if (!prompt) return;
-    for (size_t i = 0; i < prompt->n_states; i++) sp_fast_state_free(prompt->states[i]);
-    free(prompt->states);
+    sp_state_set_release(prompt->states);
     sp_task_free(prompt->task);
     if (prompt->weights != prompt->rows) free(prompt->weights);
     free(prompt->rows);
@@ -122,14 +121,15 @@ static const char *name_difference(const sp_fingerprint *a, const sp_fingerprint
 /* Scores are made with the scale that the states were. */
 static sp_status check_states(const sp_prompt *prompt, const sp_model *model, const sp_model_info *info)
 {
+    const sp_state_set *set = prompt->states;
     const size_t n = info->n_layer * info->n_head_kv;
-    for (size_t i = 0; i < prompt->n_states; i++)
-        if (prompt->n_states != n || prompt->states[i]->plane.d != info->d_head || prompt->states[i]->d_v != info->d_head ||
-            prompt->states[i]->scale != sp_model_attention_scale(model))
+    for (size_t i = 0; i < set->n; i++)
+        if (set->n != n || set->of[i]->plane.d != info->d_head || set->of[i]->d_v != info->d_head ||
+            set->of[i]->scale != sp_model_attention_scale(model))
             return sp_fail(SP_ERR_MISMATCH,
                            "the prompt was compiled for a model with %zu heads of keys, the first of %zu numbers; the model has %zu of "
                            "%zu: use the model it was compiled with, or compile it for this one",
-                           prompt->n_states, prompt->states[0]->plane.d, n, info->d_head);
+                           set->n, set->of[0]->plane.d, n, info->d_head);
     return sp_model_check_states(model);
 }
 
@@ -282,9 +282,9 @@ sp_status sp_prompt_set_text_position(sp_prompt *prompt, size_t position)
     return SP_OK;
 }
 
-const sp_fast_state *const *sp_prompt_states(const sp_prompt *prompt)
+sp_state_set *sp_prompt_states(const sp_prompt *prompt)
 {
-    return (const sp_fast_state *const *)prompt->states;
+    return prompt->states;
 }
 
 sp_status sp_prompt_check_rows(const sp_prompt *prompt, const char *what)

@@ -2,6 +2,7 @@
 #ifndef SP_PROMPT_PROMPT_H
 #define SP_PROMPT_PROMPT_H
 
+#include "fast/state.h"
 #include "model/model.h"
 #include "softprompt.h"
 
@@ -19,7 +20,7 @@ size_t sp_prompt_n_row_values(const sp_prompt *prompt); /* num_tasks * num_virtu
 enum { SP_MAX_TASKS = 1024, SP_MAX_RANKS = 1024 };
 
 /* Of a compiled prompt, (n_layer, n_head_kv), for sp_engine_set_states; NULL: it has rows. */
-const sp_fast_state *const *sp_prompt_states(const sp_prompt *prompt);
+sp_state_set *sp_prompt_states(const sp_prompt *prompt);
 
 /* UNSUPPORTED: a compiled prompt, of which `what` ("training starts from its rows") cannot be. */
 sp_status sp_prompt_check_rows(const sp_prompt *prompt, const char *what);

@@ -89,7 +89,7 @@ sp_root sp_root_of_prompt(const sp_prompt *prompt)
     /* The accessors give rows that may be written and so take no const; here they are only read. */
     sp_prompt *rows = (sp_prompt *)(uintptr_t)prompt;
     if (!prompt) return (sp_root){0};
-    const sp_fast_state *const *states = sp_prompt_states(prompt);
+    sp_state_set *states = sp_prompt_states(prompt);
     return (sp_root){.embeddings = sp_prompt_embeddings(rows),
                      .keys_values = sp_prompt_keys_values(rows),
                      .n = states ? 0 : sp_prompt_num_virtual_tokens(prompt),
