@@ -1,7 +1,7 @@
 """compiled.py: decoding behind a prefix of 2^16 keys: behind the keys themselves, behind their moments (softprompt compile), and
 behind nothing.
 
-The prefix is a trained one made long: `train --max-logit 2.33 --key-rank 4` on the movie reviews, 128 virtual tokens, a few steps;
+The prefix is a trained one made long: `train --max-logit 2 --key-rank 4` on the movie reviews, 128 virtual tokens, a few steps;
 then each head's keys and values are 2^16 random mixtures of two of its own, which stay inside the same bound and in the same
 plane. Text starts at position 128 behind all of them. Rounds of decoding alternate.
 
@@ -19,7 +19,7 @@ import common
 import ours
 import training
 
-N_TRAINED, R, RANK, STEPS, N_KEYS, N_DECODE = 128, 2.33, 4, 20, 1 << 16, {"keys": 4, "moments": 32, "nothing": 32}
+N_TRAINED, R, RANK, STEPS, N_KEYS, N_DECODE = 128, 2, 4, 20, 1 << 16, {"keys": 4, "moments": 32, "nothing": 32}
 QUICK = {"steps": 2, "n_keys": 1 << 10}
 N_HEADS, D_HEAD = 90, 64  # of keys in SmolLM2-135M
 TOKEN = 300

@@ -437,10 +437,11 @@ static void keys_out_of_frame_are_refused(void **unused)
     refused(sp_fast_state_attend(w.out, NULL, NULL, state, &w.queries), SP_ERR_ARGUMENT, "query 0: coordinate 7");
     sp_fast_state_free(state);
     sp_fast_state *none;
-    refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.epsilon = 0}), SP_ERR_ARGUMENT, "neither");
+    refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.epsilon = 0}), SP_ERR_ARGUMENT, "none of query_norm");
     refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.degree = 4, .max_rank = 2}), SP_ERR_UNSUPPORTED,
             "rank is above 2");
     refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.query_norm = 1000}), SP_ERR_UNSUPPORTED, "serves up to");
+    refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.range = 5.5}), SP_ERR_UNSUPPORTED, "serves up to");
     refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.degree = 8, .max_bytes = 1000}), SP_ERR_MEMORY,
             "allowed");
     refused(sp_fast_state_create(&none, &w.keys, &(sp_fast_state_options){.degree = 4, .key_radius = .1}), SP_ERR_ARGUMENT,

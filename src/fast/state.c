@@ -421,19 +421,31 @@ static float *list_monomials(float *out, const float *y, size_t d, size_t degree
     return out;
 }
 
+/* f64, in sums side by side: one would wait for itself. */
+static double dot(const float *x, const double *y, size_t n)
+{
+    enum { SUMS = 8 };
+    double sums[SUMS] = {0}, sum = 0;
+    size_t i = 0;
+    for (; i + SUMS <= n; i += SUMS)
+        for (size_t s = 0; s < SUMS; s++) sums[s] += (double)x[i + s] * y[i + s];
+    for (; i < n; i++) sum += (double)x[i] * y[i];
+    for (size_t s = 0; s < SUMS; s++) sum += sums[s];
+    return sum;
+}
+
 /* y (rank): the query in the plane, times the scale, shortened to the range. Returns scale q . centre. */
 static double place_query(float *y, sp_state_use *use, const sp_fast_state *state, const float *q)
 {
     const sp_plane *plane = &state->plane;
     const size_t d = plane->d;
     const double scale = (double)state->scale, range = state->polynomial.rho / (1 + 8 * UNIT_ROUNDOFF);
-    double common = 0, norm = 0, squares = 0, coordinates[SP_FAST_STATE_MAX_RANK];
-    for (size_t i = 0; i < d; i++) common += (double)q[i] * plane->centre[i], norm += (double)q[i] * (double)q[i];
+    const double common = dot(q, plane->centre, d);
+    double norm = 0, squares = 0, coordinates[SP_FAST_STATE_MAX_RANK];
+    for (size_t i = 0; i < d; i++) norm += (double)q[i] * (double)q[i];
     for (size_t s = 0; s < plane->rank; s++) {
-        double a = 0;
-        for (size_t i = 0; i < d; i++) a += (double)q[i] * plane->basis[s * d + i];
-        coordinates[s] = a;
-        squares += a * a;
+        coordinates[s] = dot(q, plane->basis + s * d, d);
+        squares += coordinates[s] * coordinates[s];
     }
     const double bound = rounded_up(sqrt(squares) * state->radius * fabs(scale));
     const double shorter = bound > range ? range / bound : 1, beyond = bound > range ? bound - range : 0;
@@ -534,6 +546,12 @@ static double bound_rounding(const sp_fast_state *state, const sp_state_use *use
     return UNIT_ROUNDOFF * (SECOND_ORDER * 2 * reach * (terms / use->least_mean + range) + 3 * (2 * reach + magnitude));
 }
 
+/* Weights off by factors whose logarithms differ by L at most are off by tanh(L / 4) in total variation. */
+double sp_fast_state_weights_bound(const sp_fast_state *state, const sp_state_use *use)
+{
+    return tanh(atanh(state->polynomial.eps) / 2 + use->log_ratio / 2);
+}
+
 void sp_fast_state_certify(sp_certificate *out, const sp_fast_state *state, const sp_state_use *use)
 {
     double range = 0, reach = 0, magnitude = 0;
@@ -552,8 +570,7 @@ void sp_fast_state_certify(sp_certificate *out, const sp_fast_state *state, cons
                             .max_range = use->range,
                             .epsilon = state->polynomial.eps,
                             .n_beyond = use->n_beyond};
-    /* Weights off by factors whose logarithms differ by L at most are off by tanh(L / 4) in total variation. */
-    out->weights_bound = tanh(atanh(state->polynomial.eps) / 2 + use->log_ratio / 2);
+    out->weights_bound = sp_fast_state_weights_bound(state, use);
     out->polynomial_bound = range * out->weights_bound;
     out->rounding_bound = bound_rounding(state, use, reach, magnitude);
 }

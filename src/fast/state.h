@@ -45,6 +45,9 @@ size_t sp_fast_state_scratch_floats(const sp_fast_state *state);
 sp_status sp_fast_state_evaluate(float *out, size_t ldo, float *lse, sp_state_use *use, const sp_fast_state *state, const float *q,
                                  size_t ldq, size_t n, float *scratch);
 
+/* How far weights are off at most, in total variation, by what was found: a certificate's weights_bound alone. */
+double sp_fast_state_weights_bound(const sp_fast_state *state, const sp_state_use *use);
+
 /* The certificate of what was found, over values of range `value_range` and magnitude `value_magnitude` (the state's own or, where
  * other keys share the softmax, all). */
 void sp_fast_state_certify(sp_certificate *out, const sp_fast_state *state, const sp_state_use *use);

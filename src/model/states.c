@@ -21,6 +21,7 @@ enum { MAX_PART = 32, PARTS_PER_THREAD = 4 };
 typedef struct part {
     size_t head_kv, first, n;
     sp_state_use use;
+    double weights_bound;
     sp_status status;
 } part;
 
@@ -88,6 +89,7 @@ static void run_part(part *p, const merge *g, float *scratch)
     float *q = scratch, *out = q + MAX_PART * d, lse[MAX_PART];
     gather(q, g, p);
     p->status = sp_fast_state_evaluate(out, d, lse, &p->use, state, q, d, p->n, out + MAX_PART * d);
+    p->weights_bound = sp_fast_state_weights_bound(state, &p->use);
     for (size_t i = 0; i < p->n && !p->status; i++) {
         const size_t query = (p->first + i) / g->group, head = p->head_kv * g->group + (p->first + i) % g->group;
         const size_t at = query * n_head + head;
@@ -106,14 +108,11 @@ static sp_status take_uses(sp_engine *engine, const part *parts, size_t n_parts,
 {
     sp_status st = SP_OK;
     for (size_t i = 0; i < n_parts; i++) {
-        const sp_state_use *use = &parts[i].use;
-        sp_certificate certificate;
         if (parts[i].status && !st) /* messages belong to the thread that failed */
             st = sp_fail(parts[i].status, "layer %zu: a query is not finite: weights or prompt are damaged; fetch the model again", layer);
-        sp_fast_state_certify(&certificate, engine->states->of[layer * engine->model->n_head_kv + parts[i].head_kv], use);
-        engine->states_use.n_queries += use->n_queries;
-        engine->states_use.n_beyond += use->n_beyond;
-        if (use->n_queries) engine->states_use.weights_bound = fmax(engine->states_use.weights_bound, certificate.weights_bound);
+        engine->states_use.n_queries += parts[i].use.n_queries;
+        engine->states_use.n_beyond += parts[i].use.n_beyond;
+        engine->states_use.weights_bound = fmax(engine->states_use.weights_bound, parts[i].weights_bound);
     }
     return st;
 }
