@@ -39,7 +39,7 @@ def parse(arguments):
     parser.add_argument("--compute", choices=("f32", "bf16"), default="f32", help="of softprompt (default: f32, as its peers)")
     parser.add_argument("--model", action="append", metavar="FILE",
                         help="GGUF files for inference and choosing (default: those in the cache)")
-    parser.add_argument("--only", action="append", metavar="METHOD", help="of choosing: this method; may be given again")
+    parser.add_argument("--only", action="append", metavar="METHOD", help="of choosing and max-logit: this method; may be given again")
     parser.add_argument("--data", action="append", choices=list(cells.TEMPLATES), dest="tasks", help="of choosing: on this data")
     parser.add_argument("--times", choices=("once", "again", "never"), default="once",
                         help="of choosing: measure times that are not kept yet (default), all of them again, or none")

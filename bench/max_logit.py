@@ -72,15 +72,21 @@ def make_row(method, found):
 
 
 def add_points(rows):
-    """How much less than free keys, which are the first row."""
-    for row in rows:
+    """How much less than free keys, which are the first row, where they are wanted."""
+    for row in rows if rows[0]["max_logit"] is None else []:
         row["points"] = 100 * (rows[0]["accuracy"] - row["accuracy"])
 
 
 def measure(options, work):
+    names = [method.name for method in list_prefixes(options.quick)]
+    for name in options.only or []:
+        if name not in names:
+            raise common.Error(f"{name}: no such prefix; --only takes {', '.join(names)}")
     budget, seeds = (cells.QUICK, SEEDS[:1]) if options.quick else (cells.Budget(), SEEDS)
     rows = []
     for method in list_prefixes(options.quick):
+        if method.name not in (options.only or [method.name]):
+            continue
         of_seeds = [make_cell(options, budget, method, seed, work) for seed in seeds]
         rows.append(make_row(method, [cell.once("accuracy", lambda cell=cell: cell.method.accuracy(cell)) for cell in of_seeds]))
         add_points(rows)

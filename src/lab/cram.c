@@ -35,6 +35,7 @@ enum {
     FIRST_TARGET = 8,  /* learning begins with as many, however many vectors there are, */
     GROWTH = 2,        /* and goes on by as many for each vector */
     INIT_TOKENS = 8,
+    PATIENCE = 150, /* steps in which the first target is learnt, or the vectors begin anew */
     MAX_PASS_SAMPLES = 64
 };
 
@@ -48,6 +49,9 @@ typedef struct sample {
     sp_optimizer_state *optimizer;
     size_t target; /* tokens that are being learnt */
     size_t steps;
+    size_t first_target;
+    size_t begun;     /* the step that the present vectors began at */
+    size_t n_begun;   /* how often vectors began anew */
     size_t best;      /* tokens said without an error, at most; behind best_rows */
     float *best_rows; /* (num_virtual_tokens + 1, d_model) */
     float *doubts;    /* (text.n) (1 - p)^2 + FLOOR of each token when it was last computed */
@@ -102,13 +106,13 @@ static sp_cram_options with_defaults(const sp_cram_options *given)
     return o;
 }
 
-/* Each vector starts as the mean embedding of a few of the first tokens. */
+/* Each vector starts as the mean embedding of a few of the first tokens; of the next ones, when it begins anew. */
 static sp_status init_vectors(sample *s, const crammer *c)
 {
     float *rows = sp_prompt_embeddings(s->prompt) + c->d, *embeddings = malloc(INIT_TOKENS * c->d * sizeof *embeddings);
     sp_status st = embeddings ? SP_OK : sp_fail_no_memory(INIT_TOKENS * c->d * sizeof *embeddings);
     for (size_t v = 0; v < c->options.num_virtual_tokens && !st; v++, rows += c->d) {
-        const size_t first = v * INIT_TOKENS % s->text.n, left = s->text.n - first, n = left < INIT_TOKENS ? left : INIT_TOKENS;
+        const size_t first = (v + s->n_begun * c->options.num_virtual_tokens) * INIT_TOKENS % s->text.n, left = s->text.n - first, n = left < INIT_TOKENS ? left : INIT_TOKENS;
         if ((st = sp_model_embed(embeddings, c->model, s->text.tokens + first, n))) break;
         for (size_t i = 0; i < c->d; i++) {
             double sum = 0;
@@ -127,23 +131,40 @@ static float doubt(double nll)
     return wrong * wrong + FLOOR;
 }
 
+static sp_status create_optimizer(sample *s)
+{
+    const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
+    sp_status st = sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0);
+    if (!st) sp_optimizer_set_betas(s->optimizer, BETA1, BETA2);
+    return st;
+}
+
+/* Some starts never learn even the first token. */
+static sp_status begin_anew(sample *s, const crammer *c)
+{
+    sp_optimizer_free(s->optimizer);
+    s->optimizer = NULL;
+    s->begun = s->steps;
+    s->n_begun++;
+    for (size_t k = 0; k < s->text.n; k++) s->doubts[k] = doubt(INFINITY);
+    sp_status st = init_vectors(s, c);
+    return st ? st : create_optimizer(s);
+}
+
 static sp_status init_sample(sample *s, const crammer *c)
 {
     const sp_prompt_options options = {.num_virtual_tokens = c->n_rows, .sink = SP_SINK_BOS, .seed = c->options.seed};
     sp_status st = sp_prompt_create(&s->prompt, c->model, &options);
     if (!st) st = init_vectors(s, c);
     if (st) return st;
-    const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
-    s->target = sp_smaller(s->text.n, FIRST_TARGET);
+    s->target = s->first_target = sp_smaller(s->text.n, FIRST_TARGET);
     s->best_rows = malloc(c->n_rows * c->d * sizeof *s->best_rows);
     s->weights = malloc(s->text.n * sizeof *s->weights);
     s->doubts = malloc(s->text.n * sizeof *s->doubts);
     if (!s->best_rows || !s->weights || !s->doubts) return sp_fail_no_memory((c->n_rows * c->d + s->text.n) * sizeof *s->weights);
     memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
     for (size_t k = 0; k < s->text.n; k++) s->doubts[k] = doubt(INFINITY);
-    if ((st = sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0))) return st;
-    sp_optimizer_set_betas(s->optimizer, BETA1, BETA2);
-    return SP_OK;
+    return create_optimizer(s);
 }
 
 static sp_status draw_texts(crammer *c, const sp_dataset *data)
@@ -261,7 +282,8 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
         take_note(c, s);
         if (s->is_whole) continue;
         sp_optimizer_step(s->optimizer, sp_prompt_weights(s->prompt), c->gradient + (first + i) * n_values,
-                          c->options.learning_rate, ++s->steps);
+                          c->options.learning_rate, ++s->steps - s->begun);
+        if (s->target == s->first_target && s->steps - s->begun == PATIENCE) st = begin_anew(s, c);
     }
     return st;
 }
