@@ -360,7 +360,7 @@ SP_API sp_status sp_prompt_update(sp_prompt *prompt);
 SP_API size_t sp_prompt_d_model(const sp_prompt *prompt);      /* 0: not told by keys and values */
 SP_API const sp_task *sp_prompt_task(const sp_prompt *prompt); /* NULL: the adapter carries none (PEFT's own) */
 
-typedef struct sp_compiled_use { /* what attention to a compiled prompt (sp_prompt_compile) came to */
+typedef struct sp_compiled_use {  /* what attention to a compiled prompt (sp_prompt_compile) came to */
     uint64_t n_queries, n_beyond; /* of all heads; those whose scores might leave the range, and were shortened */
     double weights_bound;         /* the worst head's: how far its weights are off at most, in total variation */
 } sp_compiled_use;
@@ -416,9 +416,9 @@ SP_API sp_status sp_session_append(sp_session *session, const int32_t *tokens, s
 
 /* The same, with logits (n, n_vocab) behind every one of the n tokens. */
 SP_API sp_status sp_session_append_all(sp_session *session, const int32_t *tokens, size_t n, float *logits);
-SP_API size_t sp_session_n_tokens(const sp_session *session);        /* the text's, without the prompt */
+SP_API size_t sp_session_n_tokens(const sp_session *session);                             /* the text's, without the prompt */
 SP_API void sp_session_get_compiled_use(sp_compiled_use *out, const sp_session *session); /* of a compiled prompt; else zeros */
-SP_API void sp_session_rewind(sp_session *session, size_t n_tokens); /* forget all but the first n_tokens */
+SP_API void sp_session_rewind(sp_session *session, size_t n_tokens);                      /* forget all but the first n_tokens */
 
 typedef struct sp_sampling {
     size_t max_new_tokens;    /* 0: 256 */
@@ -489,7 +489,7 @@ typedef struct sp_progress {
     size_t done, total;
     double seconds; /* since the start of this call */
     double rows_per_second;
-    double loss; /* the last one; NAN: none yet */
+    double loss;        /* the last one; NAN: none yet */
     double mean_tokens; /* of cramming: said without an error so far, mean over the texts; else 0 */
 } sp_progress;
 
@@ -841,9 +841,9 @@ SP_API sp_status sp_fast_state_load(sp_fast_state **out, const char *path);
  * by weights_bound at most in total variation; docs/compiling.md. It evaluates and generates like any other prompt, alone, not in
  * an ensemble; it has no rows: sp_prompt_keys_values and sp_prompt_weights are NULL, and nothing can start from it or train it. */
 typedef struct sp_compile_options {
-    double epsilon;       /* largest relative error of a weight; 0: 1e-3 */
-    double max_logit;     /* scores, keys centred, that are served; 0: a tenth more than what a prompt bounded in training reached */
-    size_t degree;        /* of the polynomials; 0: the smallest that serves max_logit */
+    double epsilon;   /* largest relative error of a weight; 0: 1e-3 */
+    double max_logit; /* scores, keys centred, that are served; 0: a tenth more than what a prompt bounded in training reached */
+    size_t degree;    /* of the polynomials; 0: the smallest that serves max_logit */
     size_t text_position; /* 0: the prompt's own */
     uint64_t max_bytes;   /* of all moments; 0: 4 GiB */
 } sp_compile_options;
@@ -856,8 +856,9 @@ typedef struct sp_compiled_info {
     double cost_ratio; /* multiplications of a token with the keys themselves, by those with the moments */
 } sp_compiled_info;
 
-/* `options` and `hooks` may be NULL. UNSUPPORTED: a prompt of embeddings, or compiled already; a model with windows or a soft cap of
- * scores; no degree serves. ARGUMENT: no max_logit where the prompt has none. MEMORY: max_bytes. The message says which would. */
+/* `options` and `hooks` may be NULL. UNSUPPORTED: a prompt of embeddings, or compiled already; a model with windows or a soft cap
+ * of scores; no degree serves. ARGUMENT: no max_logit where the prompt has none. MEMORY: max_bytes. The message says which would.
+ */
 SP_API sp_status sp_prompt_compile(sp_prompt **out, const sp_model *model, const sp_prompt *prompt,
                                    const sp_compile_options *options, const sp_hooks *hooks);
 

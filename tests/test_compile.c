@@ -1,5 +1,5 @@
-/* test_compile.c: a compiled prompt says what the prompt says whose moments it is: in sessions, in scores, from its file; text starts
- * where it is told to; and what cannot be done behind moments is refused. */
+/* test_compile.c: a compiled prompt says what the prompt says whose moments it is: in sessions, in scores, from its file; text
+ * starts where it is told to; and what cannot be done behind moments is refused. */
 #define _GNU_SOURCE /* mkstemps, mkdtemp */
 #include <math.h>
 #include <setjmp.h>
@@ -49,7 +49,11 @@ static sp_prompt *make_prompt_at(size_t n_keys, float spread, size_t text_positi
     sp_prompt *prompt;
     sp_rng rng;
     float directions[N_HEADS][RANK][D_HEAD];
-    const sp_prompt_options options = {.method = SP_METHOD_PREFIX, .num_virtual_tokens = n_keys, .init = SP_INIT_RANDOM, .seed = 3, .text_position = text_position};
+    const sp_prompt_options options = {.method = SP_METHOD_PREFIX,
+                                       .num_virtual_tokens = n_keys,
+                                       .init = SP_INIT_RANDOM,
+                                       .seed = 3,
+                                       .text_position = text_position};
     assert_int_equal(sp_prompt_create(&prompt, model, &options), SP_OK);
     rng = sp_rng_seed(7, 0);
     for (float *x = &directions[0][0][0]; x < &directions[0][0][0] + sizeof directions / sizeof(float); x++)
@@ -261,9 +265,11 @@ static void what_needs_rows_is_refused(void **state)
     assert_int_equal(sp_prompt_compile(&out, model, compiled, &served, NULL), SP_ERR_UNSUPPORTED);
     assert_int_equal(sp_prompt_compile(&out, model, prompt, NULL, NULL), SP_ERR_ARGUMENT); /* which scores? */
     assert_non_null(strstr(sp_message(), "--max-logit"));
-    assert_int_equal(sp_prompt_compile(&out, model, prompt, &(sp_compile_options){.max_logit = 4, .degree = 1}, NULL), SP_ERR_UNSUPPORTED);
+    assert_int_equal(sp_prompt_compile(&out, model, prompt, &(sp_compile_options){.max_logit = 4, .degree = 1}, NULL),
+                     SP_ERR_UNSUPPORTED);
     assert_non_null(strstr(sp_message(), "layer 0, head 0"));
-    assert_int_equal(sp_prompt_compile(&out, model, prompt, &(sp_compile_options){.max_logit = 2, .max_bytes = 1000}, NULL), SP_ERR_MEMORY);
+    assert_int_equal(sp_prompt_compile(&out, model, prompt, &(sp_compile_options){.max_logit = 2, .max_bytes = 1000}, NULL),
+                     SP_ERR_MEMORY);
     assert_int_equal(sp_prompt_set_text_position(embeddings, 10), SP_ERR_UNSUPPORTED);
 
     double loss;

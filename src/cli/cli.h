@@ -4,7 +4,8 @@
 
 #include "options.h"
 
-extern const command train_command, eval_command, run_command, audit_command, compile_command, info_command, plan_command, lab_command;
+extern const command train_command, eval_command, run_command, audit_command, compile_command, info_command, plan_command,
+    lab_command;
 
 /* What lab.c chooses among. */
 extern const command universality_command, capacity_command, phase_command;

@@ -20,15 +20,16 @@ typedef struct compile_flags {
 static const option_row file_rows[] = {
     {OPTION_STRING, 'p', "prompt", "DIR", "an adapter of keys and values: a prefix or a cartridge",
      .target = offsetof(compile_flags, prompt), .required = true},
-    {OPTION_STRING, 'o', "output", "DIR", "write the compiled adapter there", .target = offsetof(compile_flags, dir), .required = true},
+    {OPTION_STRING, 'o', "output", "DIR", "write the compiled adapter there", .target = offsetof(compile_flags, dir),
+     .required = true},
     {OPTION_FLAG, 0, "overwrite", .help = "in place of an adapter that is there", .target = offsetof(compile_flags, overwrite)},
     {0}};
 
 static const option_row figure_rows[] = {
-    {OPTION_CHOICE, 0, "method", "polynomial", "what the keys become",
-     .fallback = "polynomial", .target = offsetof(compile_flags, method)},
-    {OPTION_REAL, 0, "epsilon", "E", "largest relative error of a weight", .fallback = "0.001", .target = offsetof(compile_flags, epsilon),
-     .min = 1e-12, .max = 0.999},
+    {OPTION_CHOICE, 0, "method", "polynomial", "what the keys become", .fallback = "polynomial",
+     .target = offsetof(compile_flags, method)},
+    {OPTION_REAL, 0, "epsilon", "E", "largest relative error of a weight", .fallback = "0.001",
+     .target = offsetof(compile_flags, epsilon), .min = 1e-12, .max = 0.999},
     {OPTION_REAL, 0, "max-logit", "R", "centred scores that are served", .fallback = "1.1 times what training reached",
      .target = offsetof(compile_flags, max_logit), .min = 1e-6, .max = 5},
     {OPTION_COUNT, 0, "degree", "N", "of the polynomials", .fallback = "the smallest that serves R",
@@ -72,23 +73,22 @@ static void print_info(const sp_compiled_info *info, const sp_prompt *source, co
 {
     report_row("prompt", "%zu virtual tokens, text from position %zu", info->num_virtual_tokens, info->text_position);
     report_row("heads", "%zu, keys of rank %zu", info->n_heads, info->rank);
-    report_row("polynomials", "degree %zu, %zu features; scores up to %.4g within %.3g of each weight", info->degree, info->n_features,
-               info->range, info->epsilon);
+    report_row("polynomials", "degree %zu, %zu features; scores up to %.4g within %.3g of each weight", info->degree,
+               info->n_features, info->range, info->epsilon);
     report_row("memory", "%s; the keys took %s", format_bytes((double)info->n_bytes).text,
                format_bytes((double)bytes_of_keys(source)).text);
     report_row("a token", "%.3g times the multiplications with the keys", 1 / info->cost_ratio);
     report_row("adapter", "%s", flags->dir);
     if (info->cost_ratio < 1)
-        report_line("attention to the keys themselves is cheaper than this: keys of lower rank (train --key-rank), a smaller range or more "
-                    "virtual tokens would pay");
+        report_line(
+            "attention to the keys themselves is cheaper than this: keys of lower rank (train --key-rank), a smaller range or more "
+            "virtual tokens would pay");
 }
 
 static int compile(const compile_flags *flags, const sp_model *model, const sp_prompt *source, progress_bar *bar)
 {
-    const sp_compile_options options = {.epsilon = flags->epsilon,
-                                        .max_logit = flags->max_logit,
-                                        .degree = flags->degree,
-                                        .text_position = flags->text_position};
+    const sp_compile_options options = {
+        .epsilon = flags->epsilon, .max_logit = flags->max_logit, .degree = flags->degree, .text_position = flags->text_position};
     sp_prompt *compiled = NULL;
     sp_compiled_info info;
     stop_at_interrupt();

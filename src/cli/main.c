@@ -14,7 +14,7 @@
 
 #define ARRAY_LEN(array) (sizeof(array) / sizeof *(array))
 
-static const command *const commands[] = {&train_command, &eval_command, &run_command, &audit_command,
+static const command *const commands[] = {&train_command,   &eval_command, &run_command,  &audit_command,
                                           &compile_command, &info_command, &plan_command, &lab_command};
 
 /* Names that are kept for commands still to come. */
@@ -37,7 +37,8 @@ static int fail_unknown(const char *name)
     for (size_t i = 0; i < ARRAY_LEN(commands); i++) names[i] = commands[i]->name;
     for (size_t i = 0; i < ARRAY_LEN(later_commands); i++)
         if (strcmp(name, later_commands[i]) == 0)
-            return usage_error(NULL, "%s is not in this version, which has train, eval, run, audit, compile, info, plan and lab", name);
+            return usage_error(NULL, "%s is not in this version, which has train, eval, run, audit, compile, info, plan and lab",
+                               name);
     const char *nearest = nearest_word(name, names, ARRAY_LEN(names));
     if (nearest) return usage_error(NULL, "\"%s\" is no command; did you mean %s?", name, nearest);
     return usage_error(NULL, "\"%s\" is no command; there are train, eval, run, audit, compile, info, plan and lab", name);

@@ -168,9 +168,10 @@ void evaluation_rows(const sp_evaluation *e)
 void warn_of_range(const sp_compiled_use *use)
 {
     if (use->n_beyond == 0) return;
-    report_line("warning: %.3g %% of the queries might leave the range that the compiled prompt serves, and were shortened to it; compile "
-                "it with a larger --max-logit",
-                100 * (double)use->n_beyond / (double)use->n_queries);
+    report_line(
+        "warning: %.3g %% of the queries might leave the range that the compiled prompt serves, and were shortened to it; compile "
+        "it with a larger --max-logit",
+        100 * (double)use->n_beyond / (double)use->n_queries);
 }
 
 json_t *profile_json(void)

@@ -80,8 +80,8 @@ static sp_status check_options(sp_fast_state_options *o)
                        o->rank_tolerance);
     if (!(o->query_norm >= 0 && isfinite(o->query_norm)) || !(o->key_radius >= 0 && isfinite(o->key_radius)) ||
         !(o->range >= 0 && isfinite(o->range)))
-        return sp_fail(SP_ERR_ARGUMENT, "query_norm is %g, key_radius %g and range %g; they are lengths and a score, or 0", o->query_norm,
-                       o->key_radius, o->range);
+        return sp_fail(SP_ERR_ARGUMENT, "query_norm is %g, key_radius %g and range %g; they are lengths and a score, or 0",
+                       o->query_norm, o->key_radius, o->range);
     if (o->query_norm == 0 && o->range == 0 && o->degree == 0)
         return sp_fail(SP_ERR_ARGUMENT, "none of query_norm, range and degree is given: which scores is the state to serve?");
     return SP_OK;
@@ -140,10 +140,11 @@ static sp_status choose_polynomial(sp_fast_state *state, const sp_fast_state_opt
     while (reach < range && degree < most) reach = sp_exp_polynomial_range(++degree, o->epsilon);
     reach = fmin(reach, MAX_RANGE);
     if (!(range <= reach))
-        return sp_fail(SP_ERR_UNSUPPORTED,
-                       "scores up to %.4g (queries up to %g, keys up to %.4g) are to be served; degree %zu serves up to %.4g at epsilon "
-                       "%g: lower query_norm, the range or the keys, or raise epsilon or the degree",
-                       range, o->query_norm, state->radius, most, reach, o->epsilon);
+        return sp_fail(
+            SP_ERR_UNSUPPORTED,
+            "scores up to %.4g (queries up to %g, keys up to %.4g) are to be served; degree %zu serves up to %.4g at epsilon "
+            "%g: lower query_norm, the range or the keys, or raise epsilon or the degree",
+            range, o->query_norm, state->radius, most, reach, o->epsilon);
     sp_exp_polynomial_fit(&state->polynomial, degree, reach);
     return SP_OK;
 }

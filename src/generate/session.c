@@ -35,8 +35,8 @@ struct sp_session {
     sp_tree tree;
     branch *branches; /* (n_branches), as they stand in the tree */
     size_t n_branches;
-    size_t n_prompt, n_front;   /* rows of all prompts; where text starts, in the model's eyes, behind the longest */
-    int32_t *tokens;            /* (n_tokens) the text */
+    size_t n_prompt, n_front; /* rows of all prompts; where text starts, in the model's eyes, behind the longest */
+    int32_t *tokens;          /* (n_tokens) the text */
     size_t n_tokens, tokens_capacity;
     bool is_rewound;     /* the tree of several branches still has rows of tokens that were forgotten */
     float *logits;       /* (n_vocab) */

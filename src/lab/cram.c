@@ -112,7 +112,8 @@ static sp_status init_vectors(sample *s, const crammer *c)
     float *rows = sp_prompt_embeddings(s->prompt) + c->d, *embeddings = malloc(INIT_TOKENS * c->d * sizeof *embeddings);
     sp_status st = embeddings ? SP_OK : sp_fail_no_memory(INIT_TOKENS * c->d * sizeof *embeddings);
     for (size_t v = 0; v < c->options.num_virtual_tokens && !st; v++, rows += c->d) {
-        const size_t first = (v + s->n_begun * c->options.num_virtual_tokens) * INIT_TOKENS % s->text.n, left = s->text.n - first, n = left < INIT_TOKENS ? left : INIT_TOKENS;
+        const size_t first = (v + s->n_begun * c->options.num_virtual_tokens) * INIT_TOKENS % s->text.n, left = s->text.n - first,
+                     n = left < INIT_TOKENS ? left : INIT_TOKENS;
         if ((st = sp_model_embed(embeddings, c->model, s->text.tokens + first, n))) break;
         for (size_t i = 0; i < c->d; i++) {
             double sum = 0;

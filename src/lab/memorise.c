@@ -240,7 +240,8 @@ static void list_points(sp_memorise_point *points, const sp_memorise_options *o)
 static void report_progress(const sp_hooks *hooks, size_t done, size_t total, double begin)
 {
     if (!hooks || !hooks->progress) return;
-    const sp_progress progress = {"data sets", done, total, sp_seconds() - begin, 0, (double)NAN};
+    const sp_progress progress = {
+        .what = "data sets", .done = done, .total = total, .seconds = sp_seconds() - begin, .loss = (double)NAN};
     hooks->progress(hooks->user, &progress);
 }
 

@@ -190,7 +190,8 @@ static sp_status forward(sp_engine *engine, const sp_pass *pass)
     engine->dnormed = NULL;
     engine->group_size = 0;
     if (pass->keep_for_backward && engine->states)
-        return sp_fail(SP_ERR_UNSUPPORTED, "a gradient behind a compiled prompt: its keys are gone; train the prompt it was compiled from");
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "a gradient behind a compiled prompt: its keys are gone; train the prompt it was compiled from");
     if (pass->keep_for_backward && engine->n_given && engine->n_prompt > engine->n_given)
         return sp_fail(SP_ERR_ARGUMENT,
                        "a gradient by prompts of embeddings and by prompts of keys and values at once; take them in "

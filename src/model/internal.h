@@ -208,8 +208,8 @@ sp_status sp_projections_allocate(sp_projections *out, sp_engine *engine, size_t
 /* Room for keys and values of n_rows, keeping the first n_kept. On failure all is kept that was there. */
 sp_status sp_engine_reserve(sp_engine *engine, size_t n_rows, size_t n_kept);
 
-/* out (n_queries, n_head, d_head) and lse (n_queries, n_head), attention over the tree's rows, become attention over the states' keys
- * as well. FORMAT, ARGUMENT: a query is not finite. */
+/* out (n_queries, n_head, d_head) and lse (n_queries, n_head), attention over the tree's rows, become attention over the states'
+ * keys as well. FORMAT, ARGUMENT: a query is not finite. */
 sp_status sp_states_attend(float *out, float *lse, sp_engine *engine, size_t layer, const float *q, size_t ldq, size_t n_queries);
 
 /* d_prompt += the gradient of one layer's given keys and values: dkv (n_given, 2 kv_dim), rows ldkv apart, as the store has them */

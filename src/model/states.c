@@ -31,7 +31,7 @@ typedef struct merge {
     size_t ldq, group;
     const sp_model *model;
     sp_fast_state *const *states; /* (n_head_kv) of the layer */
-    float *scratch;                     /* (n_threads, scratch_floats) */
+    float *scratch;               /* (n_threads, scratch_floats) */
     size_t scratch_floats;
 } merge;
 
@@ -44,7 +44,8 @@ sp_status sp_model_check_states(const sp_model *m)
                        m->path, m->window);
     if (m->attention_soft_cap != 0)
         return sp_fail(SP_ERR_UNSUPPORTED,
-                       "%s: scores go through a soft cap, and moments are of scores without; use the prompt as it was trained", m->path);
+                       "%s: scores go through a soft cap, and moments are of scores without; use the prompt as it was trained",
+                       m->path);
     return SP_OK;
 }
 
@@ -109,7 +110,8 @@ static sp_status take_uses(sp_engine *engine, const part *parts, size_t n_parts,
     sp_status st = SP_OK;
     for (size_t i = 0; i < n_parts; i++) {
         if (parts[i].status && !st) /* messages belong to the thread that failed */
-            st = sp_fail(parts[i].status, "layer %zu: a query is not finite: weights or prompt are damaged; fetch the model again", layer);
+            st = sp_fail(parts[i].status, "layer %zu: a query is not finite: weights or prompt are damaged; fetch the model again",
+                         layer);
         engine->states_use.n_queries += parts[i].use.n_queries;
         engine->states_use.n_beyond += parts[i].use.n_beyond;
         engine->states_use.weights_bound = fmax(engine->states_use.weights_bound, parts[i].weights_bound);

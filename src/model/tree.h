@@ -29,7 +29,7 @@ typedef struct sp_tree {
     int32_t *tokens; /* (n_rows); -1: a virtual token */
     size_t n_rows, rows_capacity;
     size_t root_position; /* where runs of tokens without a parent start, to the model: behind a prompt that has no rows */
-} sp_tree; /* zero-initialise; sp_tree_clear keeps the memory for the next batch */
+} sp_tree;                /* zero-initialise; sp_tree_clear keeps the memory for the next batch */
 
 void sp_tree_clear(sp_tree *tree);
 void sp_tree_free(sp_tree *tree); /* frees what the struct holds */

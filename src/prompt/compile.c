@@ -88,12 +88,14 @@ static sp_status complete_options(compiler *c, const sp_compile_options *options
     if (o->max_bytes == 0) o->max_bytes = DEFAULT_MAX_BYTES;
     if (o->text_position == 0) o->text_position = sp_prompt_text_position(p);
     if (o->max_logit == 0) o->max_logit = MARGIN * reached;
-    if (!(o->epsilon > 0 && o->epsilon < 1)) return sp_fail(SP_ERR_ARGUMENT, "epsilon is %g; give a number between 0 and 1", o->epsilon);
+    if (!(o->epsilon > 0 && o->epsilon < 1))
+        return sp_fail(SP_ERR_ARGUMENT, "epsilon is %g; give a number between 0 and 1", o->epsilon);
     if (!(o->max_logit >= 0 && isfinite(o->max_logit)))
         return sp_fail(SP_ERR_ARGUMENT, "max_logit is %g; give a positive number", o->max_logit);
     if (o->max_logit == 0)
-        return sp_fail(SP_ERR_ARGUMENT, "which scores shall be served? The prompt was not trained with a bound on them: train it with "
-                                        "--max-logit, or give the range, as an audit tells it");
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "which scores shall be served? The prompt was not trained with a bound on them: train it with "
+                       "--max-logit, or give the range, as an audit tells it");
     c->bytes_left = o->max_bytes;
     return SP_OK;
 }
@@ -101,8 +103,9 @@ static sp_status complete_options(compiler *c, const sp_compile_options *options
 static sp_status check_source(const compiler *c)
 {
     if (!sp_prompt_is_given(c->source))
-        return sp_fail(SP_ERR_UNSUPPORTED, "a prompt of embeddings, whose keys come from the model anew for every text's positions; compile a "
-                                           "prefix or a cartridge");
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "a prompt of embeddings, whose keys come from the model anew for every text's positions; compile a "
+                       "prefix or a cartridge");
     sp_status st = sp_prompt_check_rows(c->source, "a prompt is compiled from its rows");
     if (!st) st = sp_prompt_check(c->source, c->model, NULL);
     return st ? st : sp_model_check_states(c->model);
@@ -157,9 +160,8 @@ sp_status sp_prompt_get_compiled_info(sp_compiled_info *out, const sp_prompt *pr
 {
     double keys = 0, moments = 0;
     const sp_state_set *set = prompt->states;
-    *out = (sp_compiled_info){.num_virtual_tokens = prompt->num_virtual_tokens,
-                              .text_position = sp_prompt_text_position(prompt),
-                              .range = INFINITY};
+    *out = (sp_compiled_info){
+        .num_virtual_tokens = prompt->num_virtual_tokens, .text_position = sp_prompt_text_position(prompt), .range = INFINITY};
     if (!set) return sp_fail(SP_ERR_ARGUMENT, "the prompt is not compiled");
     out->n_heads = set->n;
     for (size_t i = 0; i < set->n; i++) {
@@ -211,7 +213,8 @@ static sp_status check_state(const sp_prompt *p, const sp_adapter *a, size_t ind
 {
     const sp_fast_state *s = p->states->of[index], *first = p->states->of[0];
     if (s->n_keys == p->num_virtual_tokens && s->plane.d == first->plane.d && s->d_v == s->plane.d) return SP_OK;
-    return sp_fail(SP_ERR_FORMAT, "%s: layer %zu, head %zu: %zu keys of %zu and values of %zu numbers, in a prompt of %zu keys of %zu",
+    return sp_fail(SP_ERR_FORMAT,
+                   "%s: layer %zu, head %zu: %zu keys of %zu and values of %zu numbers, in a prompt of %zu keys of %zu",
                    a->tensors_path, index / p->n_head, index % p->n_head, s->n_keys, s->plane.d, s->d_v, p->num_virtual_tokens,
                    first->plane.d);
 }
@@ -222,8 +225,9 @@ static sp_status read_states(sp_prompt *p, const sp_adapter *a)
     size_t n;
     if (a->num_layers == 0 || a->num_attention_heads == 0 || a->num_virtual_tokens == 0 ||
         __builtin_mul_overflow(a->num_layers, a->num_attention_heads, &n) || n > n_tensors || n * SP_STATE_TENSORS != n_tensors)
-        return sp_fail(SP_ERR_FORMAT, "%s: %zu tensors are no moments of %zu layers with %zu heads each, and of %zu virtual tokens; compile "
-                                      "the prompt again",
+        return sp_fail(SP_ERR_FORMAT,
+                       "%s: %zu tensors are no moments of %zu layers with %zu heads each, and of %zu virtual tokens; compile "
+                       "the prompt again",
                        a->tensors_path, n_tensors, a->num_layers, a->num_attention_heads, a->num_virtual_tokens);
     sp_status st = sp_state_set_create(&p->states, n);
     for (size_t i = 0; i < n && !st; i++) {

@@ -206,10 +206,12 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
     if (options->sink == SP_SINK_BOS && n < 2)
         return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
     if (options->text_position && options->method != SP_METHOD_PREFIX && options->method != SP_METHOD_CARTRIDGE)
-        return sp_fail(SP_ERR_ARGUMENT, "text_position goes with methods prefix and cartridge: embeddings have positions of their own");
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "text_position goes with methods prefix and cartridge: embeddings have positions of their own");
     if (!options->text_position && n >= info.context_length)
-        return sp_fail(SP_ERR_ARGUMENT, "%zu virtual tokens fill the model's context of %zu; use fewer, or, with a prefix or a cartridge, "
-                                        "a text position",
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "%zu virtual tokens fill the model's context of %zu; use fewer, or, with a prefix or a cartridge, "
+                       "a text position",
                        n, info.context_length);
     if (options->text_position >= info.context_length)
         return sp_fail(SP_ERR_ARGUMENT, "text at position %zu does not fit the model's context of %zu; use an earlier one",

@@ -126,10 +126,11 @@ static sp_status check_states(const sp_prompt *prompt, const sp_model *model, co
     for (size_t i = 0; i < set->n; i++)
         if (set->n != n || set->of[i]->plane.d != info->d_head || set->of[i]->d_v != info->d_head ||
             set->of[i]->scale != sp_model_attention_scale(model))
-            return sp_fail(SP_ERR_MISMATCH,
-                           "the prompt was compiled for a model with %zu heads of keys, the first of %zu numbers; the model has %zu of "
-                           "%zu: use the model it was compiled with, or compile it for this one",
-                           set->n, set->of[0]->plane.d, n, info->d_head);
+            return sp_fail(
+                SP_ERR_MISMATCH,
+                "the prompt was compiled for a model with %zu heads of keys, the first of %zu numbers; the model has %zu of "
+                "%zu: use the model it was compiled with, or compile it for this one",
+                set->n, set->of[0]->plane.d, n, info->d_head);
     return sp_model_check_states(model);
 }
 
@@ -274,8 +275,9 @@ size_t sp_prompt_text_position(const sp_prompt *prompt)
 sp_status sp_prompt_set_text_position(sp_prompt *prompt, size_t position)
 {
     if (!sp_prompt_is_given(prompt))
-        return sp_fail(SP_ERR_UNSUPPORTED, "a text position for a prompt of embeddings, whose own positions are 0 to %zu; only prompts of "
-                                           "keys and values have one",
+        return sp_fail(SP_ERR_UNSUPPORTED,
+                       "a text position for a prompt of embeddings, whose own positions are 0 to %zu; only prompts of "
+                       "keys and values have one",
                        prompt->num_virtual_tokens - 1);
     if (position == 0) return sp_fail(SP_ERR_ARGUMENT, "text position 0: some prompt stands before the text; give 1 or more");
     prompt->text_position = position == prompt->num_virtual_tokens ? 0 : position;

@@ -199,8 +199,9 @@ static json_t *build_compiled(const sp_prompt *p)
 {
     sp_compiled_info info;
     if (!p->states || sp_prompt_get_compiled_info(&info, p)) return json_object();
-    return json_pack("{s:{s:s, s:I, s:I, s:I, s:f, s:f}}", "compiled", "method", "polynomial", "rank", (json_int_t)info.rank, "degree",
-                     (json_int_t)info.degree, "n_features", (json_int_t)info.n_features, "epsilon", info.epsilon, "range", info.range);
+    return json_pack("{s:{s:s, s:I, s:I, s:I, s:f, s:f}}", "compiled", "method", "polynomial", "rank", (json_int_t)info.rank,
+                     "degree", (json_int_t)info.degree, "n_features", (json_int_t)info.n_features, "epsilon", info.epsilon, "range",
+                     info.range);
 }
 
 static json_t *build_method(const sp_prompt *p)

@@ -27,8 +27,8 @@ typedef struct sp_root {
     const float *embeddings;  /* (n, d_model) */
     const float *keys_values; /* (n, 2 * n_layer * n_head_kv * d_head), as sp_prompt_keys_values */
     size_t n;
-    size_t text_position;               /* of what follows, in the model's eyes: n, in most */
-    sp_state_set *states;                /* of a compiled prompt, sp_prompt_states; then no rows, and it is the only root */
+    size_t text_position;            /* of what follows, in the model's eyes: n, in most */
+    sp_state_set *states;            /* of a compiled prompt, sp_prompt_states; then no rows, and it is the only root */
     const sp_prompt_target *targets; /* (n_targets) that a gradient counts once for each item behind the root; else NULL, 0 */
     size_t n_targets;
 } sp_root;

@@ -215,8 +215,7 @@ static bool describe_method(json_t *prompt, const sp_prompt_options *o, const sp
         size_t n_frozen = o->num_frozen_tokens == SIZE_MAX ? 0 : o->num_frozen_tokens;
         ok = json_object_set_new(prompt, "num_frozen_tokens", json_integer((json_int_t)n_frozen)) == 0;
     }
-    if (ok && o->text_position)
-        ok = json_object_set_new(prompt, "text_position", json_integer((json_int_t)o->text_position)) == 0;
+    if (ok && o->text_position) ok = json_object_set_new(prompt, "text_position", json_integer((json_int_t)o->text_position)) == 0;
     if (ok && o->method == SP_METHOD_PREFIX)
         ok = json_object_set_new(prompt, "prefix_projection", json_boolean(o->prefix_projection)) == 0;
     if (o->method == SP_METHOD_PTUNING)
