@@ -49,7 +49,7 @@ static sp_prompt *make_prompt_at(size_t n_keys, float spread, size_t text_positi
     sp_prompt *prompt;
     sp_rng rng;
     float directions[N_HEADS][RANK][D_HEAD];
-    const sp_prompt_options options = {.method = SP_METHOD_PREFIX,
+    const sp_prompt_options options = {.method = SP_METHOD_CARTRIDGE,
                                        .num_virtual_tokens = n_keys,
                                        .init = SP_INIT_RANDOM,
                                        .seed = 3,

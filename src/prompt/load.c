@@ -241,6 +241,15 @@ static sp_status read_trained_bound(sp_prompt *p, const json_t *method, const ch
     return SP_OK;
 }
 
+/* What was compiled: a prefix, or a cartridge. */
+static sp_status read_compiled_from(sp_prompt *p, const json_t *method, const char *path)
+{
+    const char *name = NULL;
+    sp_status st = sp_json_get_string(&name, method, "name", path);
+    if (name && strcmp(name, sp_adapter_method(sp_peft_types[SP_METHOD_CARTRIDGE])) == 0) p->method = SP_METHOD_CARTRIDGE;
+    return st;
+}
+
 static sp_status read_method(sp_prompt *p, const sp_adapter *a)
 {
     json_t *method = NULL;
@@ -248,6 +257,7 @@ static sp_status read_method(sp_prompt *p, const sp_adapter *a)
     if (!st) st = read_frozen(p, method, a->own_path, p->num_frozen_tokens);
     if (!st) st = read_text_position(p, method, a->own_path);
     if (!st) st = read_trained_bound(p, method, a->own_path);
+    if (!st && p->states) st = read_compiled_from(p, method, a->own_path);
     if (st || p->method == SP_METHOD_PROMPT || p->method == SP_METHOD_MULTITASK) return st;
     if (!p->cpt) return read_init(p, method, "init", "init_text", a->own_path); /* PEFT has no fields for it in these */
     const char *text = NULL;
