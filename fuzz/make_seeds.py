@@ -71,6 +71,18 @@ def safetensors_seeds():
     return {"prompt": safetensors(one, {"format": "pt"}), "types": safetensors(many)}
 
 
+def compiled_seed():
+    """One head of keys of two numbers, of rank and degree 1: two features, two keys."""
+    doubles = {"numbers": ([10], [0.5, 1, 0.04, 0.5, 0, 1e-6, 1, 1, 2, 1]), "centre": ([2], [0.1, 0.2]), "basis": ([1, 2], [1, 0]),
+               "moments": ([2, 3], [0.1, -0.1, 2, 0.2, 0.3, 0])}
+    floats = {"middle": [0, 0], "least": [-0.5, -0.5], "most": [0.5, 0.5]}
+    tensors = [(f"layer.0.head.0.{name}", "F64", shape, struct.pack(f"<{len(x)}d", *x)) for name, (shape, x) in doubles.items()]
+    tensors += [(f"layer.0.head.0.{name}", "F32", [2], struct.pack("<2f", *x)) for name, x in floats.items()]
+    config = {"peft_type": "SOFTPROMPT_POLYNOMIAL", "num_virtual_tokens": 2, "num_layers": 1, "num_attention_heads": 1}
+    own = {"format_version": 1, "method": {"name": "cartridge", "num_virtual_tokens": 2, "num_frozen_tokens": 0, "text_position": 5}}
+    return adapter(config, safetensors(tensors, {"format": "softprompt"}), own)
+
+
 def adapter_seeds():
     config = {"peft_type": "PROMPT_TUNING", "task_type": "CAUSAL_LM", "num_virtual_tokens": 2, "token_dim": 3,
               "num_layers": 1, "num_attention_heads": 1, "num_transformer_submodules": 1, "base_model_name_or_path": "m",
@@ -81,7 +93,8 @@ def adapter_seeds():
            "fingerprint": {"tokenizer": "0123456789abcdef", "embeddings": "fedcba9876543210", "n_layer": 1, "d_model": 3,
                            "n_head": 1, "n_head_kv": 1, "n_vocab": 9}}
     tensors = safetensors_seeds()["prompt"]
-    return {"ours": adapter(config, tensors, own), "peft": adapter({"peft_type": "P_TUNING", "token_dim": None}, tensors)}
+    return {"ours": adapter(config, tensors, own), "peft": adapter({"peft_type": "P_TUNING", "token_dim": None}, tensors),
+            "compiled": compiled_seed()}
 
 
 def hf_directory(config, tensors, index=None):
