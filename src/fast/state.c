@@ -171,7 +171,7 @@ sp_status sp_fast_state_allocate(sp_fast_state *state, uint64_t max_bytes)
 {
     const size_t n = sp_monomials_count(state->plane.rank, state->polynomial.degree);
     state->columns = state->d_v + 1;
-    state->ld = (state->columns + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
+    state->ld = (state->columns + 3) / 4 * 4;
     const double n_bytes =
         n == SIZE_MAX
             ? INFINITY
