@@ -98,8 +98,8 @@ static void run_part(part *p, const merge *g, float *scratch)
     }
 }
 
-/* As large as there is work for all threads, and no smaller than a row's queries of one head of keys: a state is read from memory once
- * for all of a part. */
+/* As large as there is work for all threads, and no smaller than a row's queries of one head of keys: a state is read from memory
+ * once for all of a part. */
 static size_t part_size(size_t n, size_t group, size_t n_head_kv, size_t n_threads)
 {
     return sp_smaller(sp_larger(n * n_head_kv / (PARTS_PER_THREAD * n_threads), group), MAX_PART);
@@ -127,7 +127,8 @@ sp_status sp_states_attend(float *out, float *lse, sp_engine *engine, size_t lay
     sp_arena_mark mark = sp_arena_get_mark(engine->arena);
     for (size_t h = 0; h < m->n_head_kv; h++)
         g.scratch_floats = sp_larger(g.scratch_floats, sp_fast_state_scratch_floats(g.states[h]) + 2 * MAX_PART * m->d_head);
-    const size_t size = part_size(n, group, m->n_head_kv, n_threads), of_head = (n + size - 1) / size, n_parts = of_head * m->n_head_kv;
+    const size_t size = part_size(n, group, m->n_head_kv, n_threads), of_head = (n + size - 1) / size,
+                 n_parts = of_head * m->n_head_kv;
     g.scratch = sp_arena_alloc(engine->arena, n_threads * g.scratch_floats, sizeof *g.scratch);
     part *parts = sp_arena_alloc(engine->arena, n_parts, sizeof *parts);
     if (!g.scratch || !parts) return SP_ERR_MEMORY;
