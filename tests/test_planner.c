@@ -186,6 +186,65 @@ static void test_a_plan_is_made_of_trainings(void **state)
     sp_dataset_free(rows);
 }
 
+/* ---- beyond the first pilots ---- */
+
+enum { N_LENGTHS = 7, N_FIRST = 5 }; /* 1, 2, 4, ..., 64; up to 16 in any case */
+
+static sp_dataset *make_pairs(size_t n)
+{
+    sp_dataset *rows;
+    sp_rng rng = sp_rng_seed(7, 1);
+    FILE *file = fopen(in_directory("pairs.jsonl"), "w");
+    assert_non_null(file);
+    for (size_t i = 0; i < n; i++)
+        fprintf(file, "{\"prompt\": \"%zu:\", \"completion\": \"%c\"}\n", i, (int)('a' + sp_rng_below(&rng, 8)));
+    fclose(file);
+    assert_int_equal(sp_dataset_load(&rows, path, NULL), SP_OK);
+    return rows;
+}
+
+/* The length, by its index, that the curve through the first n of the report's recommends: by hand, a pilot each. */
+static size_t recommended_by(const sp_plan_report *r, size_t n, double tolerance)
+{
+    double x[N_LENGTHS], y[N_LENGTHS];
+    for (size_t i = 0; i < n; i++) x[i] = (double)r->lengths[i].num_virtual_tokens, y[i] = r->lengths[i].loss;
+    sp_power_law law = sp_power_law_fit(x, y, n);
+    size_t i = 0;
+    while (sp_power_law_at(&law, (double)r->lengths[i].num_virtual_tokens) >
+           (1 + tolerance) * sp_power_law_at(&law, (double)r->lengths[N_LENGTHS - 1].num_virtual_tokens))
+        i++;
+    return i;
+}
+
+/* Pairs learnt by heart, planned for with this tolerance: longer pilots follow one by one for exactly as long as the curve through
+ * those before asks for a longer prompt than was tried. -> how many lengths were. */
+static size_t explore_pairs(double tolerance)
+{
+    const sp_plan_options exploring = {
+        .steps = 15, .n_seeds = 1, .batch_size = 8, .max_virtual_tokens = 64, .tolerance = tolerance, .resume = true, .seed = 4};
+    sp_dataset *rows = make_pairs(32);
+    sp_plan_report r;
+    size_t n_tried = N_FIRST;
+    assert_int_equal(sp_plan(&r, model, rows, rows, in_directory("explored"), &exploring, NULL), SP_OK);
+    assert_int_equal(r.n_lengths, N_LENGTHS);
+    while (recommended_by(&r, n_tried, tolerance) >= n_tried) n_tried++;
+    for (size_t i = 0; i < N_LENGTHS; i++) {
+        assert_int_equal(r.lengths[i].n_pilots, i < n_tried);
+        assert_true(isfinite(r.lengths[i].loss) == (i < n_tried) && isfinite(r.lengths[i].fitted));
+    }
+    assert_int_equal(r.num_virtual_tokens, r.lengths[recommended_by(&r, n_tried, tolerance)].num_virtual_tokens);
+    sp_dataset_free(rows);
+    return n_tried;
+}
+
+static void test_longer_pilots_follow_while_the_curve_falls(void **state)
+{
+    (void)state;
+    assert_int_equal(explore_pairs(0.9), N_FIRST);
+    assert_int_equal(explore_pairs(0.13), N_FIRST + 1);
+    assert_int_equal(explore_pairs(1e-6), N_LENGTHS);
+}
+
 static void test_rows_are_split_where_there_are_enough(void **state)
 {
     (void)state;
@@ -267,6 +326,7 @@ int main(void)
         cmocka_unit_test(test_noise_is_found),
         cmocka_unit_test(test_rows_are_held_out),
         cmocka_unit_test(test_a_plan_is_made_of_trainings),
+        cmocka_unit_test(test_longer_pilots_follow_while_the_curve_falls),
         cmocka_unit_test(test_rows_are_split_where_there_are_enough),
         cmocka_unit_test(test_bad_options),
         cmocka_unit_test(test_it_stops),
