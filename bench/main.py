@@ -17,6 +17,7 @@ import compiled
 import distill
 import inference
 import max_logit
+import planning
 import plots
 import roofline
 import scaling
@@ -24,9 +25,8 @@ import startup
 import training
 
 PARTS = {"training": training, "inference": inference, "roofline": roofline, "scaling": scaling, "startup": startup,
-         "choosing": choosing, "distill": distill, "max-logit": max_logit,
-         "compiled": compiled}
-LONG = ("choosing", "distill", "max-logit", "compiled")  # which train for an hour or more, and measure no speed of ours beside a peer's
+         "choosing": choosing, "distill": distill, "max-logit": max_logit, "compiled": compiled, "planning": planning}
+LONG = ("choosing", "distill", "max-logit", "compiled", "planning")  # they train for an hour or more; no speed beside a peer's
 IN_ALL = [part for part in PARTS if part not in LONG]
 
 
@@ -39,7 +39,8 @@ def parse(arguments):
     parser.add_argument("--compute", choices=("f32", "bf16"), default="f32", help="of softprompt (default: f32, as its peers)")
     parser.add_argument("--model", action="append", metavar="FILE",
                         help="GGUF files for inference and choosing (default: those in the cache)")
-    parser.add_argument("--only", action="append", metavar="METHOD", help="of choosing and max-logit: this method; may be given again")
+    parser.add_argument("--only", action="append", metavar="METHOD",
+                        help="of choosing and max-logit: this method; of planning: this task; may be given again")
     parser.add_argument("--data", action="append", choices=list(cells.TEMPLATES), dest="tasks", help="of choosing: on this data")
     parser.add_argument("--times", choices=("once", "again", "never"), default="once",
                         help="of choosing: measure times that are not kept yet (default), all of them again, or none")

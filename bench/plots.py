@@ -184,8 +184,37 @@ plot {", ".join(lines)}
 """]
 
 
+def planning(rows):
+    """A panel a task: loss of whole trainings against length, the pilots, their curve; a line upright where plan recommends."""
+    panels = []
+    for row in rows:
+        name, lines = f"plan_{len(panels)}", []
+        data = block(f"{name}_whole", [("", n, loss) for n, loss in zip(row["lengths"], row["losses"])])
+        if row["lengths"]:
+            lines.append(f'${name}_whole using 2:3 with linespoints linecolor rgb "{OURS}" pointtype 7 title "whole trainings"')
+        if "recommended" in row:
+            data += block(f"{name}_pilots", [("", *point) for point in row["pilot_losses"]])
+            data += block(f"{name}_fitted", [("", *point) for point in row["fitted"]])
+            lines.append(f'${name}_pilots using 2:3 with points linecolor rgb "{PEER}" pointtype 6 title "pilots"')
+            lines.append(f'${name}_fitted using 2:3 with lines linecolor rgb "{PEER}" dashtype 2 title "their curve"')
+            at = row["recommended"]
+            data += f'set arrow 1 from {at}, graph 0 to {at}, graph 1 nohead linecolor rgb "{THIRD}"\n'
+        if lines:
+            panels.append(data + f"""
+set title {quoted(row["task"] + (f": recommended {row['recommended']}" if "recommended" in row else ""))} textcolor rgb "#303030"
+set ylabel "loss" textcolor rgb "#303030"
+set xlabel "virtual tokens" textcolor rgb "#303030"
+set logscale x 2
+set xrange [0.9:140]
+set yrange [*:*]
+plot {", ".join(lines)}
+unset arrow 1
+""")
+    return panels
+
+
 PARTS = {"training": training, "inference": inference, "scaling": scaling, "roofline": roofline, "choosing": choosing,
-         "max-logit": max_logit}
+         "max-logit": max_logit, "planning": planning}
 
 
 # ---- drawing -----------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ import common
 import flops
 import lora
 import max_logit
+import planning
 import plots
 import roofline
 import scaling
@@ -199,6 +200,46 @@ def test_max_logit():
     assert len({(row["key_rank"], row["max_logit"]) for row in rows}) == len(rows)
 
 
+def planned(length):
+    """What plan --json says, as far as the bench reads it."""
+    lengths = [{"num_virtual_tokens": n, "pilots": 2 if n <= 16 else 0, "loss": 1.1 + 1 / n if n <= 16 else None,
+                "fitted": 1.1 + 1 / n} for n in planning.LENGTHS]
+    return {"num_virtual_tokens": length, "range": [1, 2 * length], "curve": {"floor": 1.1}, "lengths": lengths}
+
+
+def planning_rows():
+    pairs, reviews = (next(task for task in planning.TASKS if task.name == name) for name in ("pairs", "reviews"))
+    losses = {n: {"loss": 1 + 1 / n, "accuracy": None} for n in planning.LENGTHS}
+    accuracies = dict(zip(planning.LENGTHS, (0.8, 0.855, 0.86, 0.851, 0.86, 0.85, 0.84, 0.83)))
+    labelled = {n: {"loss": 0.4, "accuracy": accuracy} for n, accuracy in accuracies.items()}
+    return [planning.make_row(pairs, planned(64), losses), planning.make_row(reviews, planned(8), labelled)]
+
+
+def test_planning_says_whether_it_is_good():
+    pairs, reviews = planning_rows()
+    assert pairs["best"] == 128 and pairs["smallest"] == 64 and pairs["ratio"] == 1 and pairs["pilots"] == 16
+    assert pairs["ok"] is True
+    assert abs(pairs["percent"] - 100 * ((1 + 1 / 64) / (1 + 1 / 128) - 1)) < 1e-9 and pairs["points"] is None
+    assert reviews["best"] == 4 and reviews["smallest"] == 2 and reviews["ratio"] == 4 and reviews["ok"] is False
+    assert abs(reviews["points"] - 0.9) < 1e-9 and reviews["percent"] is None
+    losses = {n: {"loss": 1 + 1 / n, "accuracy": None} for n in planning.LENGTHS}
+    assert planning.judge(losses, False, 32)["ok"] is False  # too short: 2.3 % behind
+    assert planning.judge(losses, False, 128)["ok"] is True and planning.judge(losses, False, 128)["ratio"] == 2
+    task = planning.TASKS[0]
+    some = planning.make_row(task, planned(64), {n: losses[n] for n in (1, 64)})
+    assert some["ok"] is None and some["missing"] == [2, 4, 8, 16, 32, 128]  # one of them may be the best
+    nothing = planning.make_row(task, None, {})
+    assert nothing["missing"] == list(planning.LENGTHS) and "ok" not in nothing
+
+
+def test_made_tasks():
+    lot, other, pairs = planning.make_lot(512, 1), planning.make_lot(512, 2), planning.make_pairs(64, 1)
+    assert lot == planning.make_lot(512, 1) != other and pairs == planning.make_pairs(64, 1)
+    counts = [sum(row["completion"] == f" {word}" for row in lot) for word in planning.COLOURS]
+    assert sum(counts) == 512 and all(96 < n < 160 for n in counts)
+    assert len({row["prompt"] for row in pairs}) == 64 and {row["completion"] for row in pairs} <= {f" {w}" for w in planning.WORDS}
+
+
 def test_plots(directory):
     sizes = [{"method": method, "P": 20, "B": b, "peer": peer, "peak_rss_gb": 1.0, "peer_peak_rss_gb": memory, "ratio": ratio}
              for method, b, peer, ratio, memory in (("prompt", 16, "peft", 6.5, 4.0), ("prompt", 16, "torch-shared", 2.0, 2.0),
@@ -217,13 +258,15 @@ def test_plots(directory):
                   ("a", "reviews", "zero-shot", [], 0.0), ("a", "reviews", "prefix", [[2, 0.7]], None))]
     bounds = max_logit_rows()
     for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves),
-                       ("max-logit", bounds)):
+                       ("max-logit", bounds), ("planning", planning_rows())):
         svg, png = plots.draw(part, rows, str(directory))
         assert "<svg" in pathlib.Path(svg).read_text(encoding="utf-8")[:400] and pathlib.Path(png).read_bytes()[:4] == b"\x89PNG"
     svg = (directory / "choosing.svg").read_text(encoding="utf-8")
     assert svg.count(">prompt<") == 2 and svg.count(">lora<") == 1 and "prefix" not in svg and "tweets" not in svg
     svg = (directory / "max-logit.svg").read_text(encoding="utf-8")
     assert all(svg.count(f">{name}<") == 1 for name in ("free keys", "rank 64", "rank 8", "rank 4"))
+    svg = (directory / "planning.svg").read_text(encoding="utf-8")
+    assert svg.count(">pairs: recommended 64<") == 1 and svg.count(">reviews: recommended 8<") == 1
     assert plots.draw("choosing", curves[3:], str(directory)) == []  # nothing that can be drawn
     assert plots.draw("startup", sizes, str(directory)) == [] and plots.draw("training", [], str(directory)) == []
     assert not list(directory.glob("*.tmp.*"))
