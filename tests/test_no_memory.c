@@ -180,6 +180,26 @@ static sp_status run_prefix(const char *path)
     return run_model_with(&(sp_prompt_options){.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3}, path);
 }
 
+/* A prefix, its moments, a text behind them. */
+static sp_status run_compiled(const char *path)
+{
+    static const sp_model_options options = {.n_threads = 1};
+    static const sp_prompt_options prefix = {.method = SP_METHOD_PREFIX, .num_virtual_tokens = 3};
+    sp_model *model;
+    sp_prompt *prompt = NULL, *compiled = NULL;
+    sp_session *session = NULL;
+    sp_status st = sp_model_load(&model, path, &options);
+    if (!st) st = sp_prompt_create(&prompt, model, &prefix);
+    if (!st) st = sp_prompt_compile(&compiled, model, prompt, &(sp_compile_options){.max_logit = 0.5}, NULL);
+    if (!st) st = sp_session_create(&session, model, compiled);
+    if (!st) st = use_session(session);
+    sp_session_free(session);
+    sp_prompt_free(compiled);
+    sp_prompt_free(prompt);
+    sp_model_free(model);
+    return st;
+}
+
 /* Two prompts of both kinds as one model: its branches grow, go back and are moved. */
 static sp_status run_ensemble(const char *path)
 {
@@ -351,11 +371,11 @@ static void safetensors_files(void **state)
 }
 
 /* The seed's three files: configuration, NUL, softprompt.json, NUL, tensors. */
-static char *unpack_adapter(void)
+static char *unpack_adapter(const char *seed)
 {
     char *dir = make_directory(), *bytes;
     size_t n_bytes;
-    assert_int_equal(sp_read_file(&bytes, &n_bytes, SP_CORPUS "/adapter/ours", 1 << 20), SP_OK);
+    assert_int_equal(sp_read_file(&bytes, &n_bytes, seed, 1 << 20), SP_OK);
     const char *own = bytes + strlen(bytes) + 1, *tensors = own + strlen(own) + 1;
     const sp_bytes pieces[] = {{bytes, strlen(bytes)}, {own, strlen(own)}, {tensors, (size_t)(bytes + n_bytes - tensors)}};
     static const char *const names[] = {"adapter_config.json", "softprompt.json", "adapter_model.safetensors"};
@@ -368,10 +388,9 @@ static char *unpack_adapter(void)
     return dir;
 }
 
-static void adapter_directories(void **state)
+static void check_adapter(const char *seed)
 {
-    char *dir = unpack_adapter();
-    (void)state;
+    char *dir = unpack_adapter(seed);
     fail_each_allocation(load_prompt, dir, 10);
     fail_each_allocation(describe, dir, 10);
     if (sp_prompt_load(&prompt_to_save, dir)) fail_msg("%s", sp_message());
@@ -379,6 +398,13 @@ static void adapter_directories(void **state)
     assert_int_equal(load_prompt(dir), SP_OK);
     sp_prompt_free(prompt_to_save);
     remove_directory(dir); /* fails if a temporary file was left in a place of its own */
+}
+
+static void adapter_directories(void **state)
+{
+    (void)state;
+    check_adapter(SP_CORPUS "/adapter/ours");
+    check_adapter(SP_CORPUS "/adapter/compiled");
 }
 
 /* A seed's three files; an empty index is left out. */
@@ -454,7 +480,8 @@ static void models(void **state)
     char *dir = make_directory(), *path = write_tiny_model(dir);
     (void)state;
     fail_each_but(3, run_model, path, 60);
-    fail_each_but(4, run_prefix, path, 60); /* one engine more, for the keys that it starts from */
+    fail_each_but(4, run_prefix, path, 60);     /* one engine more, for the keys that it starts from */
+    fail_each_but(12, run_compiled, path, 150); /* and arenas of each head's moments */
     fail_each_but(4, run_ensemble, path, 100);
     fail_each_but(4, train_ptuning, path, 60);
     fail_each_but(3, run_tasks, path, 60);
