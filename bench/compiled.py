@@ -12,9 +12,6 @@ text's predictions differ by from those behind the keys, and the certificate: we
 import json
 import os
 
-import numpy as np
-import safetensors.numpy
-
 import common
 import ours
 import training
@@ -39,6 +36,9 @@ def train(options, data, steps, work):
 
 def lengthen(adapter, n_keys, work):
     """-> an adapter of n_keys keys a head, each between two of the trained ones."""
+    import numpy as np  # the bench's help is read without them
+    import safetensors.numpy
+
     longer, rng = os.path.join(work, "long"), np.random.default_rng(1)
     os.makedirs(longer)
     rows = safetensors.numpy.load_file(os.path.join(adapter, "adapter_model.safetensors"))["prompt_embeddings"]
