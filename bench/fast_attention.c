@@ -9,6 +9,9 @@
  *
  *     bench_fast_attention             the table of docs/fast-attention.md
  *     bench_fast_attention d d_v degree log2(n) [causal]
+ *     bench_fast_attention hybrid [d d_v deviation log2(n)]
+ *                                      what a call chooses for itself, for scores that are normal with a deviation, none cut off;
+ *                                      without a shape the table's rows, and a sweep of small sums, which must not lose
  *     bench_fast_attention exponent    the fast side alone from n = 2^14 to 2^20, and the slope of log time over log n
  *     bench_fast_attention state       one step of decoding: three queries that share a head of 64 and read n keys of low rank, as
  *                                      moments and, as the engine does, one by one (d is the keys' rank)
@@ -190,6 +193,62 @@ static void measure(const row *r)
     give_back(&data);
 }
 
+/* ---- the hybrid: normal queries and keys, none cut off ---- */
+
+static void draw_normal(workload *out, size_t d, size_t d_v, double deviation, size_t n)
+{
+    sp_rng rng = sp_rng_seed(4, n);
+    const double size = sqrt(deviation / sqrt((double)d)); /* of a coordinate: d products of variance size^4 */
+    must(sp_fast_create(&out->fast, NULL));
+    out->q = floats(n * d), out->k = floats(n * d), out->v = floats(n * d_v), out->out = floats(n * d_v);
+    for (size_t i = 0; i < n * d; i++) {
+        out->q[i] = (float)(size * sp_rng_normal(&rng));
+        out->k[i] = (float)(size * sp_rng_normal(&rng));
+    }
+    for (size_t i = 0; i < n * d_v; i++) out->v[i] = (out->k[i / d_v * d] > 0 ? .5f : -.5f) + (float)sp_rng_uniform(&rng) - .5f;
+    out->head =
+        (sp_attention_head){.q = out->q, .k = out->k, .v = out->v, .n_queries = n, .n_keys = n, .d = d, .d_v = d_v, .scale = 1};
+}
+
+static void measure_hybrid(size_t d, size_t d_v, double deviation, size_t n)
+{
+    workload data;
+    sp_certificate certificate;
+    double exact[MAX_PASSES], fast[MAX_PASSES], ratios[MAX_PASSES], some[3];
+    const size_t passes = n <= 4096 ? 9 : 1, times = n <= 1024 ? 5 : 1;
+    draw_normal(&data, d, d_v, deviation, n);
+    time_exact(&data), time_fast(&data, &certificate);
+    for (size_t p = 0; p < passes; p++) {
+        exact[p] = 0;
+        for (size_t t = 0; t < times; t++) exact[p] += time_exact(&data) / (double)times;
+        for (int again = 0; again < 3; again++) {
+            some[again] = 0;
+            for (size_t t = 0; t < times; t++) some[again] += time_fast(&data, &certificate) / (double)times;
+        }
+        fast[p] = median(some, 3);
+        ratios[p] = exact[p] / fast[p];
+    }
+    printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": false, \"hybrid\": true, "
+           "\"deviation\": %g, \"ratio\": %.3g, \"cpu_seconds_exact\": %.5g, \"cpu_seconds_fast\": %.5g, \"error\": %.3g, "
+           "\"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
+           d, d_v, certificate.degree, certificate.range, n, deviation, median(ratios, passes), median(exact, passes),
+           median(fast, passes), find_error(&data), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
+           certificate.n_exact_keys, sp_kernels_select()->name);
+    fflush(stdout);
+    give_back(&data);
+}
+
+static void measure_hybrids(void)
+{
+    static const double deviations[] = {.05, .1, .25, .5, 1, 3};
+    const size_t n = (size_t)1 << 15;
+    measure_hybrid(8, 8, .1, n), measure_hybrid(8, 8, .25, n), measure_hybrid(8, 8, .5, n);
+    measure_hybrid(4, 64, .5, n), measure_hybrid(4, 64, 1, n);
+    for (size_t d = 4; d <= 64; d *= 2)
+        for (size_t s = 0; s < sizeof deviations / sizeof *deviations; s++)
+            for (size_t m = 512; m <= 4096; m *= 2) measure_hybrid(d, d, deviations[s], m);
+}
+
 /* Slope of a line through log time over log n, n doubling. */
 static void measure_exponent(void)
 {
@@ -325,6 +384,11 @@ int main(int argc, char **argv)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) measure(&rows[i]);
     else if (strcmp(argv[1], "exponent") == 0)
         measure_exponent();
+    else if (strcmp(argv[1], "hybrid") == 0 && argc >= 6)
+        measure_hybrid(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), strtod(argv[4], NULL),
+                       (size_t)1 << strtoul(argv[5], NULL, 10));
+    else if (strcmp(argv[1], "hybrid") == 0)
+        measure_hybrids();
     else if (strcmp(argv[1], "state") == 0)
         measure_states();
     else if (argc >= 5)

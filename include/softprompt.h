@@ -762,6 +762,8 @@ typedef struct sp_certificate {
     double rounding_bound;   /* of f32's rounding, the worst case */
     size_t n_beyond;         /* of a state: queries that were shortened to its range; else 0 */
     double weights_bound;    /* of a state: how far its weights are off at most, in total variation; polynomial_bound holds it */
+    size_t n_exact_keys; /* of the hybrid: the farthest keys, exact for every query, which `range` leaves out; else 0. Its tiles of
+                            queries have degrees of their own: degree, range and bounds are then the largest of them */
 } sp_certificate;
 
 /* out (n_queries, d_v) written. `certificate` may be NULL. Runs on the caller's thread; a handle serves one thread at a time.

@@ -439,6 +439,58 @@ static void refused(sp_status got, sp_status want, const char *words)
     if (!strstr(sp_message(), words)) fail_msg("\"%s\" does not say \"%s\"", sp_message(), words);
 }
 
+/* Keys and queries far out, a few: the keys are exact for all queries, the queries in full, the others keep a small degree, and
+ * all of it stays within one certificate. What a handle may choose among decides nothing about correctness. */
+static void far_keys_are_exact_for_all(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t n, d, d_v;
+        float far_key, far_query;
+        double size;
+    } shapes[] = {{700, 2, 3, 9, 1, .6}, {2048, 4, 4, 6, 1, .5}, {1500, 3, 17, 5, 900, .5}, {3000, 4, 64, 4, 30, .4}};
+    sp_fast *fast = create((sp_fast_options){0});
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const size_t n = shapes[s].n, d = shapes[s].d, d_v = shapes[s].d_v;
+        float *q = floats(n * d, 1, shapes[s].size), *k = floats(n * d, 2, shapes[s].size), *v = floats(n * d_v, 3, .1),
+              *out = floats(n * d_v, 4, 9);
+        for (size_t i = 0; i < n * d; i++) {
+            if (i / d % 400 == 9) k[i] *= shapes[s].far_key;
+            if (i / d % 350 == 5) q[i] *= shapes[s].far_query;
+        }
+        for (size_t i = 0; i < n * d_v; i++) v[i] += k[i / d_v * d] > 0 ? .8f : -.8f; /* values that follow the keys */
+        sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = n, .n_keys = n, .d = d, .d_v = d_v};
+        sp_certificate certificate;
+        assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+        assert_true(certificate.n_exact_keys > 0 && certificate.n_exact_keys <= n / 8);
+        assert_true(certificate.n_exact < n / 4);
+        if (shapes[s].far_query > 1) assert_true(certificate.n_exact > 0);
+        assert_true(certificate.range < certificate.max_range && certificate.epsilon <= 1e-3);
+        const double found = largest_difference(out, &head), bound = certificate.polynomial_bound + certificate.rounding_bound;
+        if (!(found <= bound)) fail_msg("shape %zu: %g off, certified %g", s, found, bound);
+        assert_true(certificate.rounding_bound < 5e-4);
+        free(q), free(k), free(v), free(out);
+    }
+    sp_fast_free(fast);
+}
+
+/* Scores far too wide for any degree: the exact kernel alone, and it says so. */
+static void wide_scores_stay_exact(void **state)
+{
+    (void)state;
+    enum { N = 600, D = 16 };
+    sp_fast *fast = create((sp_fast_options){0});
+    float *q = floats((size_t)N * D, 1, 3), *k = floats((size_t)N * D, 2, 3), *v = floats((size_t)N * D, 3, 1),
+          *out = floats((size_t)N * D, 4, 9);
+    sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = N, .n_keys = N, .d = D, .d_v = D};
+    sp_certificate certificate;
+    assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+    assert_true(certificate.degree == 0 && certificate.n_exact == N && certificate.n_exact_keys == 0);
+    assert_near(largest_difference(out, &head), 0, 2e-5);
+    free(q), free(k), free(v), free(out);
+    sp_fast_free(fast);
+}
+
 static void bad_options_are_refused(void **state)
 {
     (void)state;
@@ -508,7 +560,8 @@ int main(void)
         cmocka_unit_test(causal_outputs_are_certified), cmocka_unit_test(heads_stand_side_by_side),
         cmocka_unit_test(far_queries_are_exact),        cmocka_unit_test(worst_values_reach_the_bound),
         cmocka_unit_test(degrees_are_chosen_by_cost),   cmocka_unit_test(bad_options_are_refused),
-        cmocka_unit_test(bad_input_is_refused),
+        cmocka_unit_test(bad_input_is_refused),         cmocka_unit_test(far_keys_are_exact_for_all),
+        cmocka_unit_test(wide_scores_stay_exact),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);

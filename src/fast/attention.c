@@ -15,12 +15,18 @@
 #include "base/sizes.h"
 #include "base/status.h"
 #include "fast/frame.h"
+#include "fast/hybrid.h"
 #include "fast/kernels.h"
 #include "fast/monomials.h"
 #include "fast/remez.h"
 #include "softprompt.h"
 
-enum { DEFAULT_MAX_DEGREE = 8, NO_DEGREE = 0, MAX_TILE = 32 };
+enum {
+    DEFAULT_MAX_DEGREE = 8,
+    NO_DEGREE = 0,
+    MAX_TILE = 32,
+    LEAST_HYBRID = 512 /* keys; with fewer, planning would show */
+};
 static const double DEFAULT_EPSILON = 1e-3;
 
 #define UNIT_ROUNDOFF 0x1p-24 /* of f32 */
@@ -169,10 +175,6 @@ static double degree_bytes(const fast_call *call, size_t degree)
 
 /* ---- the plan ---- */
 
-/* Multiply-adds that fit what was timed (bench/fast): a pair of the exact kernel, besides its products, costs an exp; moments cost
- * more than their products, too. */
-static const double EXP_COST = 11, KEY_COST = 1.35, QUERY_COST = 1, WORTHWHILE = 0.95;
-
 static bool serves(const sp_exp_polynomial *p, double bound)
 {
     return bound * (1 + 8 * UNIT_ROUNDOFF) <= p->rho;
@@ -187,14 +189,14 @@ static double seen_keys(const fast_call *call)
 static double cost_exact(const fast_call *call, size_t n_queries)
 {
     size_t all = call->frame.groups * call->frame.columns;
-    return (double)n_queries * seen_keys(call) * ((double)(call->head.d + all) + EXP_COST);
+    return (double)n_queries * seen_keys(call) * ((double)(call->head.d + all) + SP_EXP_COST);
 }
 
 static double cost_degree(const fast_call *call, size_t degree, size_t n_served)
 {
     double products = (double)sp_monomials_count(call->head.d, degree) * (double)(call->frame.groups * call->frame.columns);
     double block = call->head.causal ? (double)call->fast->kernels->block_keys / 2 : 0; /* exact at a causal query's end */
-    return products * (KEY_COST * (double)call->head.n_keys + QUERY_COST * (double)n_served) +
+    return products * (SP_KEY_COST * (double)call->head.n_keys + SP_QUERY_COST * (double)n_served) +
            cost_exact(call, call->head.n_queries - n_served) + cost_exact(call, n_served) * block / seen_keys(call);
 }
 
@@ -214,10 +216,10 @@ static sp_status refuse_memory(const fast_call *call, size_t degree)
 }
 
 /* The degree that was asked for, or the one that costs least where that is less than the exact kernel's cost. */
-static sp_status choose_degree(fast_call *call)
+static sp_status choose_degree(double *cost_chosen, fast_call *call)
 {
     const sp_fast *fast = call->fast;
-    double least = WORTHWHILE * cost_exact(call, call->head.n_queries);
+    double least = SP_WORTHWHILE * cost_exact(call, call->head.n_queries);
     bool is_given = fast->options.degree > 0 || fast->options.range > 0;
     for (size_t g = fast->first_degree; g <= fast->last_degree; g++) {
         if (degree_bytes(call, g) > (double)fast->options.max_bytes) {
@@ -230,6 +232,7 @@ static sp_status choose_degree(fast_call *call)
         if (n_served == call->head.n_queries) break; /* higher degrees only cost more */
     }
     call->n_features = call->degree ? sp_monomials_count(call->head.d, call->degree) : 0;
+    *cost_chosen = least;
     return SP_OK;
 }
 
@@ -451,6 +454,28 @@ static sp_status allocate_tile(fast_call *call)
     return call->tile && call->sums && call->max && call->weights ? SP_OK : SP_ERR_MEMORY;
 }
 
+/* One degree, the exact kernel, or, where no degree was asked for and it costs less, the hybrid, which then has answered. */
+static sp_status plan(bool *done, float *out, sp_certificate *certificate, fast_call *call)
+{
+    sp_fast *fast = call->fast;
+    const bool is_given = fast->options.degree > 0 || fast->options.range > 0;
+    double cost;
+    sp_status st = choose_degree(&cost, call);
+    if (st || is_given || call->head.causal || call->head.n_keys < LEAST_HYBRID || !(call->frame.radius > 0)) return st;
+    sp_hybrid hybrid = {.kernels = fast->kernels,
+                        .polynomials = fast->polynomials,
+                        .first_degree = fast->first_degree,
+                        .last_degree = fast->last_degree,
+                        .max_bytes = fast->options.max_bytes,
+                        .head = &call->head,
+                        .frame = &call->frame,
+                        .bounds = call->bounds,
+                        .arena = fast->arena};
+    if ((st = sp_hybrid_plan(&hybrid, cost)) || hybrid.degree == NO_DEGREE) return st;
+    *done = true;
+    return sp_hybrid_attend(out, certificate, &hybrid);
+}
+
 static sp_status attend(float *out, sp_certificate *certificate, fast_call *call, bool all_exact)
 {
     sp_status st = complete_head(&call->head);
@@ -459,7 +484,9 @@ static sp_status attend(float *out, sp_certificate *certificate, fast_call *call
     call->bounds = sp_arena_alloc(call->fast->arena, call->head.n_queries, sizeof *call->bounds);
     if (!call->bounds) return SP_ERR_MEMORY;
     if ((st = sp_frame_bound_queries(call->bounds, &call->frame, &call->head, call->fast->arena))) return st;
-    if (!all_exact && (st = choose_degree(call))) return st;
+    bool done = false;
+    if (!all_exact && (st = plan(&done, out, certificate, call))) return st;
+    if (done) return SP_OK;
     if ((st = allocate_tile(call))) return st;
     key_pass pass = {0};
     size_t n_served = call->degree ? count_served(call, call->degree) : 0;

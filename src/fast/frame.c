@@ -167,6 +167,15 @@ sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp
     return SP_OK;
 }
 
+void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head)
+{
+    for (size_t first = 0, some; first < head->n_keys; first += some) {
+        some = sp_smaller(ROWS_AT_ONCE, head->n_keys - first);
+        squared_distances(distances + first, head->k + first * head->ldk, head->ldk, some, frame->centre, head->d);
+    }
+    for (size_t j = 0; j < head->n_keys; j++) distances[j] = norm_above(distances[j], head->d);
+}
+
 /* ---- packing ---- */
 
 static float shrink(float x, float centre, double factor)

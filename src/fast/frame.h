@@ -30,6 +30,9 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
  * or scores that f32 does not hold. */
 sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head, sp_arena *arena);
 
+/* distances (n_keys): |k - centre|, rounded up. */
+void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head);
+
 /* Keys first .. first + n as a block of the kernels, n <= block_keys, zeros behind them: x (d, stride), v (block_keys / lanes,
  * columns, lanes) for each group, groups one after the other. */
 void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
