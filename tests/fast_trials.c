@@ -12,6 +12,7 @@
 #include "base/rng.h"
 #include "fast/frame.h"
 #include "fast/remez.h"
+#include "fast/hybrid.h"
 #include "softprompt.h"
 
 enum { MAX_KEYS = 1400, MAX_QUERIES = 40, MAX_D = 8, MAX_D_V = 3, N_EPSILONS = 4, MAX_DEGREE = 10, CHECKED = 6 };
@@ -44,6 +45,7 @@ static sp_fast *handle(size_t epsilon, size_t degree)
     sp_fast **fast = &handles[epsilon][degree];
     if (*fast) return *fast;
     if (sp_fast_create(fast, &(sp_fast_options){.epsilon = epsilons[epsilon], .degree = degree})) die(sp_message());
+    sp_fast_set_least_hybrid(*fast, 0);
     ranges[epsilon][degree] = degree ? sp_exp_polynomial_range(degree, epsilons[epsilon]) : 0;
     return *fast;
 }

@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
+#include "fast/hybrid.h"
 #include "fast/kernels.h"
 #include "fast/monomials.h"
 #include "fast/remez.h"
@@ -450,6 +451,7 @@ static void far_keys_are_exact_for_all(void **state)
         double size;
     } shapes[] = {{700, 2, 3, 9, 1, .6}, {2048, 4, 4, 6, 1, .5}, {1500, 3, 17, 5, 900, .5}, {3000, 4, 64, 4, 30, .4}};
     sp_fast *fast = create((sp_fast_options){0});
+    sp_fast_set_least_hybrid(fast, 0);
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
         const size_t n = shapes[s].n, d = shapes[s].d, d_v = shapes[s].d_v;
         float *q = floats(n * d, 1, shapes[s].size), *k = floats(n * d, 2, shapes[s].size), *v = floats(n * d_v, 3, .1),

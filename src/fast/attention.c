@@ -21,13 +21,9 @@
 #include "fast/remez.h"
 #include "softprompt.h"
 
-enum {
-    DEFAULT_MAX_DEGREE = 8,
-    NO_DEGREE = 0,
-    MAX_TILE = 32,
-    LEAST_HYBRID = 512 /* keys; with fewer, planning would show */
-};
+enum { DEFAULT_MAX_DEGREE = 8, NO_DEGREE = 0, MAX_TILE = 32 };
 static const double DEFAULT_EPSILON = 1e-3;
+static const double LEAST_HYBRID = 4e7; /* of SP_EXP_COST's units: half a millisecond; with less, planning would show */
 
 #define UNIT_ROUNDOFF 0x1p-24 /* of f32 */
 #define LOG2_E 1.44269504088896341
@@ -37,6 +33,7 @@ struct sp_fast {
     size_t first_degree, last_degree; /* to choose from */
     sp_exp_polynomial polynomials[SP_MAX_DEGREE + 1];
     const sp_fast_kernels *kernels;
+    double least_hybrid; /* what the exact kernel must cost for a hybrid to be planned */
     sp_arena *arena;
 };
 
@@ -99,6 +96,7 @@ sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options)
         sp_machine_describe(&machine);
         o->max_bytes = machine.memory_bytes / 2;
     }
+    fast->least_hybrid = LEAST_HYBRID;
     fast->kernels = sp_fast_kernels_select();
     sp_status st = check_options(o);
     if (!st && o->range > 0) st = fit_range(fast);
@@ -109,6 +107,11 @@ sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options)
     else
         *out = fast;
     return st;
+}
+
+void sp_fast_set_least_hybrid(sp_fast *fast, double cost)
+{
+    fast->least_hybrid = cost;
 }
 
 void sp_fast_free(sp_fast *fast)
@@ -219,7 +222,8 @@ static sp_status refuse_memory(const fast_call *call, size_t degree)
 static sp_status choose_degree(double *cost_chosen, fast_call *call)
 {
     const sp_fast *fast = call->fast;
-    double least = SP_WORTHWHILE * cost_exact(call, call->head.n_queries);
+    const double exact = cost_exact(call, call->head.n_queries);
+    double least = exact * (exact < LEAST_HYBRID ? SP_SMALL_WORTHWHILE : SP_WORTHWHILE);
     bool is_given = fast->options.degree > 0 || fast->options.range > 0;
     for (size_t g = fast->first_degree; g <= fast->last_degree; g++) {
         if (degree_bytes(call, g) > (double)fast->options.max_bytes) {
@@ -461,7 +465,8 @@ static sp_status plan(bool *done, float *out, sp_certificate *certificate, fast_
     const bool is_given = fast->options.degree > 0 || fast->options.range > 0;
     double cost;
     sp_status st = choose_degree(&cost, call);
-    if (st || is_given || call->head.causal || call->head.n_keys < LEAST_HYBRID || !(call->frame.radius > 0)) return st;
+    if (st || is_given || call->head.causal || !(call->frame.radius > 0)) return st;
+    if (cost_exact(call, call->head.n_queries) < fast->least_hybrid) return st;
     sp_hybrid hybrid = {.kernels = fast->kernels,
                         .polynomials = fast->polynomials,
                         .first_degree = fast->first_degree,

@@ -20,6 +20,10 @@
 #define SP_KEY_COST 1.35
 #define SP_QUERY_COST 1.0
 #define SP_WORTHWHILE (1 / 1.1)
+#define SP_SMALL_WORTHWHILE 0.75 /* of sums that take less than half a millisecond, whose costs are less certain */
+
+/* What the exact kernel must cost, in these units, for a call to plan a hybrid; tests, whose sums are small, ask for less. */
+void sp_fast_set_least_hybrid(sp_fast *fast, double cost);
 
 /* Scores up to this need no shift by their maximum: e^40 is far from f32's ends. */
 #define SP_HYBRID_NO_SHIFT 40.0

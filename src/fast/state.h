@@ -24,10 +24,11 @@ struct sp_fast_state {
     float *value_least, *value_most; /* (d_v) of values so far */
     double value_factor;             /* a power of two: those it began with, less the middle, times it are at most 1 */
 
-    size_t n_features, columns, ld; /* columns: d_v values and ones; ld: rounded up to four; whole cache lines would be a fifth more to read */
-    double *moments;                /* (n_features, columns), in the order of fast/kernels.h */
-    double *factors;                /* (n_features): multinomial times coefficient */
-    float *features;                /* (n_features, ld): moments times factors, zeros behind the columns */
+    size_t n_features, columns,
+        ld;          /* columns: d_v values and ones; ld: rounded up to four; whole cache lines would be a fifth more to read */
+    double *moments; /* (n_features, columns), in the order of fast/kernels.h */
+    double *factors; /* (n_features): multinomial times coefficient */
+    float *features; /* (n_features, ld): moments times factors, zeros behind the columns */
 };
 
 /* What a call found of its queries. Zero-initialise; calls add to it. */

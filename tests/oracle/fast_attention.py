@@ -27,11 +27,11 @@ class Head(c.Structure):
 class Certificate(c.Structure):
     _fields_ = [(x, c.c_size_t) for x in ("n_queries", "n_keys", "n_exact", "degree", "n_features")] + [
         (x, c.c_double) for x in ("range", "max_range", "epsilon", "polynomial_bound", "rounding_bound")] + [
-        ("n_beyond", c.c_size_t), ("weights_bound", c.c_double)]
+        ("n_beyond", c.c_size_t), ("weights_bound", c.c_double), ("n_exact_keys", c.c_size_t)]
 
 
 class StateOptions(c.Structure):
-    _fields_ = [("epsilon", c.c_double), ("query_norm", c.c_double), ("degree", c.c_size_t), ("max_degree", c.c_size_t),
+    _fields_ = [("epsilon", c.c_double), ("query_norm", c.c_double), ("range", c.c_double), ("degree", c.c_size_t), ("max_degree", c.c_size_t),
                 ("key_radius", c.c_double), ("rank_tolerance", c.c_double), ("max_rank", c.c_size_t), ("centre", c.c_void_p),
                 ("basis", c.c_void_p), ("rank", c.c_size_t), ("max_bytes", c.c_uint64)]
 
