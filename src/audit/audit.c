@@ -143,7 +143,8 @@ static sp_status check_room(const sp_audit *a, const sp_model_info *info)
 {
     const size_t n = a->prompt ? sp_prompt_text_position(a->prompt) : 0;
     if (n < info->context_length) return SP_OK;
-    return sp_fail(SP_ERR_ARGUMENT, "a prompt that ends at position %zu leaves no room in the model's context of %zu; use a shorter one", n,
+    return sp_fail(SP_ERR_ARGUMENT,
+                   "a prompt that ends at position %zu leaves no room in the model's context of %zu; use a shorter one", n,
                    info->context_length);
 }
 
