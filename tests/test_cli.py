@@ -692,7 +692,7 @@ class Train(WithModel):
 
 class Eval(WithModel):
     KEYS = ["n", "accuracy", "accuracy_ci95", "macro_f1", "exact_match", "exact_match_ci95", "loss", "perplexity", "skipped_rows",
-            "truncated_rows", "seconds", "tasks"]
+            "truncated_rows", "seconds", "compiled", "tasks"]
 
     def eval(self, *arguments):
         return softprompt("eval", "-m", MODEL, *arguments)

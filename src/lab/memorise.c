@@ -254,14 +254,14 @@ typedef struct failure {
 static bool is_over(const failure *f, const sp_hooks *hooks)
 {
     bool has_failed;
-#pragma omp critical(memorise_failure)
+#pragma omp critical
     has_failed = f->status != SP_OK;
     return has_failed || (hooks && hooks->stop && *hooks->stop);
 }
 
 static void note(failure *f, sp_status st)
 {
-#pragma omp critical(memorise_failure)
+#pragma omp critical
     if (!f->status) {
         snprintf(f->message, sizeof f->message, "%s", sp_message());
         f->status = st;

@@ -31,7 +31,8 @@ TENSORS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 class PromptOptions(c.Structure):
     _fields_ = [("method", c.c_int), ("num_virtual_tokens", c.c_size_t), ("num_frozen_tokens", c.c_size_t), ("init", c.c_int),
-                ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64), ("init_prompt", c.c_char_p), ("encoder_reparameterization_type", c.c_int),
+                ("init_text", c.c_char_p), ("sink", c.c_int), ("seed", c.c_uint64), ("text_position", c.c_size_t),
+                ("init_prompt", c.c_char_p), ("encoder_reparameterization_type", c.c_int),
                 ("encoder_hidden_size", c.c_size_t), ("encoder_num_layers", c.c_size_t), ("prefix_projection", c.c_bool),
                 ("num_tasks", c.c_size_t),
                 ("num_ranks", c.c_size_t), ("source_init", c.c_int), ("source_task", c.c_size_t),
