@@ -110,6 +110,18 @@ def workers(n_threads, *names):
             worker.close()
 
 
+def decode_speeds(worker, n_tokens, rounds):
+    """n_tokens: name -> how many the worker decodes behind what it knows by that name. -> name -> tokens a second, the median of rounds,
+    which alternate; the first of each warms up."""
+    speeds = {name: [] for name in n_tokens}
+    for round_number in range(rounds + 1):
+        for name, n in n_tokens.items():
+            seconds = worker.ask("decode", name=name, n=n)["seconds"]
+            if round_number > 0:
+                speeds[name].append(n / seconds)
+    return {name: median(found) for name, found in speeds.items()}
+
+
 def run_program(arguments, n_threads, program=None):
     """softprompt ARGUMENTS, or another program -> its stdout, seconds until its first byte there, seconds in all, peak memory."""
     begin = time.perf_counter()

@@ -19,7 +19,6 @@ import training
 N_TRAINED, R, RANK, STEPS, N_KEYS, N_DECODE = 128, 2, 4, 20, 1 << 16, {"keys": 4, "moments": 32, "nothing": 32}
 QUICK = {"steps": 2, "n_keys": 1 << 10}
 N_HEADS, D_HEAD = 90, 64  # of keys in SmolLM2-135M
-TOKEN = 300
 
 COLUMNS = (("what", "behind"), ("n_keys", "keys"), ("decode_tokens_per_second", "decode"), ("ratio", "of nothing's"), ("bytes", "bytes"),
            ("kl", "KL"), ("logprob_difference", "ln p off"), ("weights_bound", "weights off at most"), ("beyond", "beyond"))
@@ -77,17 +76,6 @@ def certificate(compiled, data, options):
     return {"weights_bound": use["weights_bound"], "beyond": use["beyond"] / use["queries"]}
 
 
-def decode_speeds(worker, options):
-    """Rounds alternate; the first of each warms up."""
-    speeds = {name: [] for name in N_DECODE}
-    for round_number in range(options.rounds + 1):
-        for name, n in N_DECODE.items():
-            seconds = worker.ask("decode", name=name, token=TOKEN, n=n)["seconds"]
-            if round_number > 0:
-                speeds[name].append(n / seconds)
-    return {name: common.median(found) for name, found in speeds.items()}
-
-
 def measure(options, work):
     steps, n_keys = (QUICK["steps"], QUICK["n_keys"]) if options.quick else (STEPS, N_KEYS)
     rows, text = [], "".join(row["text"] + "\n" for row in training.sample_rows(options.data, 4, "test"))
@@ -102,7 +90,7 @@ def measure(options, work):
         found = {name: worker.ask("add", name=name, adapter=adapter, text=text)
                  for name, adapter in (("keys", longer), ("moments", compiled), ("nothing", None))}
         differences = worker.ask("compare", one="keys", other="moments")
-        speeds = decode_speeds(worker, options)
+        speeds = common.decode_speeds(worker, N_DECODE, options.rounds)
     for name in N_DECODE:
         row = {"what": name, "n_keys": 0 if name == "nothing" else n_keys, "decode_tokens_per_second": speeds[name],
                "ratio": speeds[name] / speeds["nothing"], "nll": found[name]["nll"], "ready_seconds": found[name]["seconds"],

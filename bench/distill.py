@@ -80,17 +80,6 @@ def write_files(data, sizes, work):
     return files, text, "".join(shots[-N_SHOTS_AT_START:])
 
 
-def decode_speeds(worker, names, options):
-    """Rounds alternate; the first of each warms up."""
-    speeds = {name: [] for name in names}
-    for round_number in range(options.rounds + 1):
-        for name in names:
-            seconds = worker.ask("decode", name=name, n=DECODE_TOKENS)["seconds"]
-            if round_number > 0:
-                speeds[name].append(DECODE_TOKENS / seconds)
-    return {name: common.median(found) for name, found in speeds.items()}
-
-
 def measure(options, work):
     sizes = QUICK if options.quick else {"n_queries": N_QUERIES, "n_held_out": N_HELD_OUT, "n_test": N_TEST, "steps": STEPS, "batch": BATCH}
     files, text, start = write_files(options.data, sizes, work)
@@ -106,7 +95,7 @@ def measure(options, work):
         names = ["the whole context", f"its last {N_VIRTUAL} tokens", *adapters, "nothing"]
         found = {name: worker.ask("add", name=name, adapter=adapters.get(name), part={names[0]: "whole", names[1]: "last"}.get(name))
                  for name in names}
-        speeds = decode_speeds(worker, names, options)
+        speeds = common.decode_speeds(worker, {name: DECODE_TOKENS for name in names}, options.rounds)
     accuracies = {names[0]: accuracy(files, options, template=text + TEMPLATE), "nothing": accuracy(files, options),
                   names[1]: accuracy(files, options, template=found[names[1]]["text"] + TEMPLATE),
                   **{name: accuracy(files, options, "-p", adapter) for name, adapter in adapters.items()}}

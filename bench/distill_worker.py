@@ -1,10 +1,10 @@
 """distill_worker.py: what stands for a context, in the built library: divergences from the context, and decoding behind it."""
 
 import json
-import time
 
 import hf_model
 import softprompt
+import softprompt_worker
 import worker
 
 CONTINUATION = 300  # a token that is appended again and again: decoding costs the same whatever it is
@@ -37,14 +37,7 @@ def add(name, adapter, part):
 
 
 def decode(name, n):
-    session = state["sessions"][name]
-    n_before = softprompt.lib.sp_session_n_tokens(session.handle)
-    begin = time.perf_counter()
-    for _ in range(n):
-        session.append([CONTINUATION])
-    seconds = time.perf_counter() - begin
-    session.rewind(n_before)
-    return {"seconds": seconds}
+    return softprompt_worker.time_decoding(state["sessions"][name], [CONTINUATION] * n)
 
 
 if __name__ == "__main__":

@@ -32,15 +32,19 @@ def prefill(tokens):
     return {"seconds": time.perf_counter() - begin}
 
 
-def decode(tokens):
-    """The tokens one by one; then they are forgotten."""
-    session, n_before = state["session"], softprompt.lib.sp_session_n_tokens(state["session"].handle)
+def time_decoding(session, tokens):
+    """Seconds of the tokens one by one; then they are forgotten."""
+    n_before = softprompt.lib.sp_session_n_tokens(session.handle)
     begin = time.perf_counter()
     for token in tokens:
         session.append([token])
     seconds = time.perf_counter() - begin
     session.rewind(n_before)
     return {"seconds": seconds}
+
+
+def decode(tokens):
+    return time_decoding(state["session"], tokens)
 
 
 def answer(template, texts, labels):

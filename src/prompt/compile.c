@@ -148,7 +148,6 @@ sp_status sp_prompt_compile(sp_prompt **out, const sp_model *model, const sp_pro
     st = copy_origin(p, prompt);
     if (!st) st = sp_prompt_set_text_position(p, c.options.text_position);
     if (!st) st = compile_heads(p, &c, hooks);
-    if (!st) st = sp_prompt_check(p, model, NULL);
     if (st)
         sp_prompt_free(p);
     else
