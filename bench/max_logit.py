@@ -1,6 +1,8 @@
 """max_logit.py: what a bound on the keys costs: prefixes of 32 virtual tokens on the movie reviews, with free keys and with train
 --max-logit R, from R beyond the criterion to deep inside of it, keys in all dimensions of a head or in a few, three seeds each.
 
+R = 1.4 ln n is there because a bound by Cauchy and Schwarz is not reached: scores that occur stay within ln n behind it, too.
+
 Everything else is the method's default and the budget of choosing.py (cells.Budget); the adapter is the best of the evaluations on
 validation rows. Each training is kept in a folder of its own, and one that was interrupted goes on.
 
@@ -47,8 +49,7 @@ def make_prefix(key_rank=None, max_logit=None):
 def list_prefixes(quick):
     if quick:
         return [make_prefix(), make_prefix(4, 2.33)]
-    ranges = {D_HEAD: (4 * CRITERION, CRITERION, 1.15, 0.25), 8: (CRITERION, 1.15, round(CRITERION / 8, 4)),
-              4: (CRITERION, 2.33, 1.15, round(CRITERION / 4, 4))}
+    ranges = {D_HEAD: (4 * CRITERION, round(1.4 * CRITERION, 4), CRITERION, 1.15, 0.25), 4: (2.33, round(CRITERION / 4, 4))}
     return [make_prefix()] + [make_prefix(rank, r) for rank, of_rank in ranges.items() for r in of_rank]
 
 

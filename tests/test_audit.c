@@ -415,6 +415,38 @@ static void test_the_only_token_left_out(void **state)
     unlink(path);
 }
 
+/* Without one of two virtual tokens, text stands where it stood if the prompt says where, and moves up if not: as behind a prompt
+ * of the other alone. */
+static void test_text_behind_what_is_left(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/sp-audit-XXXXXX.jsonl";
+    int file = mkstemps(path, 6);
+    assert_true(file >= 0 && !close(file));
+    write_rows(path, 12);
+    sp_dataset *data;
+    assert_int_equal(sp_dataset_load(&data, path, NULL), SP_OK);
+    for (size_t position = 0; position <= 9; position += 9) {
+        sp_prompt *two = make_prompt(SP_METHOD_PREFIX, 2), *other = make_prompt(SP_METHOD_PREFIX, 1);
+        const size_t width = sp_prompt_width(two);
+        memcpy(sp_prompt_keys_values(other), sp_prompt_keys_values(two) + width, width * sizeof(float));
+        if (position) assert_int_equal(sp_prompt_set_text_position(two, position), SP_OK);
+        if (position) assert_int_equal(sp_prompt_set_text_position(other, position), SP_OK);
+        sp_evaluation of_two, of_other;
+        sp_audit *audit;
+        assert_int_equal(sp_evaluate(&of_two, model, two, NULL, data, NULL, NULL), SP_OK);
+        assert_int_equal(sp_evaluate(&of_other, model, other, NULL, data, NULL, NULL), SP_OK);
+        assert_int_equal(sp_audit_create(&audit, model, two, &(sp_audit_options){.n_left_out_rows = 100}), SP_OK);
+        assert_int_equal(sp_audit_data(audit, path, NULL, NULL, NULL), SP_OK);
+        assert_true(fabs(report_of(audit)->tokens[0].left_out_loss - (of_other.loss - of_two.loss)) < 1e-5);
+        sp_audit_free(audit);
+        sp_prompt_free(two);
+        sp_prompt_free(other);
+    }
+    sp_dataset_free(data);
+    unlink(path);
+}
+
 static void test_texts_that_the_model_writes(void **state)
 {
     (void)state;
@@ -524,6 +556,7 @@ int main(void)
         cmocka_unit_test(test_nearest_tokens),
         cmocka_unit_test(test_token_without_direction),
         cmocka_unit_test(test_the_only_token_left_out),
+        cmocka_unit_test(test_text_behind_what_is_left),
         cmocka_unit_test(test_texts_that_the_model_writes),
         cmocka_unit_test(test_rows_of_data),
         cmocka_unit_test(test_what_is_refused),

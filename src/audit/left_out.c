@@ -1,7 +1,8 @@
 /* left_out.c: how much the answers move when a virtual token is missing.
  *
- * What is left out is gone: the others move up, as if the prompt had been one shorter. Rows are those that were kept, each with all
- * its candidates where it has labels. Cost: an evaluation of them for each virtual token and one more. */
+ * What is left out is gone: the others move up, as if the prompt had been one shorter; only a prompt that says where text starts
+ * keeps it there. Rows are those that were kept, each with all its candidates where it has labels. Cost: an evaluation of them for
+ * each virtual token and one more. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,6 +105,7 @@ static sp_status leave_each_out(sp_audit *a, sp_scorer *scorer, const sp_root *r
         leave_out(shorter, root->keys_values ? root->keys_values : root->embeddings, root->n, width, t);
         const bool is_empty = root->n == 1;
         const sp_root rest = {.n = root->n - 1,
+                              .text_position = root->text_position == root->n ? root->n - 1 : root->text_position,
                               .embeddings = root->embeddings && !is_empty ? shorter : NULL,
                               .keys_values = root->keys_values && !is_empty ? shorter : NULL};
         sp_scorer_set_roots(scorer, &rest, 1);
