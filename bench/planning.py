@@ -1,15 +1,14 @@
-"""planning.py: does softprompt plan recommend well? Three tasks: movie reviews; answers drawn by lot, meant as the task that
-a single vector carries; pairs to be learnt by heart, meant as the one that takes many.
+"""planning.py: does softprompt plan recommend well? Three tasks: movie reviews; naming the colour in a sentence, which a single
+vector can ask for; and pairs to be learnt by heart, which take many.
 
-For each task: `plan` at its defaults on the training rows, then a whole training at each length of LENGTHS, one seed, all with the
-same steps, rows a step and everything else at train's defaults, judged by rows that neither saw (the pairs: by themselves). The
-made tasks come from a seed. Each plan and training is kept in a folder of its own; one that was interrupted goes on.
+For each task: `plan` on the training rows, then a whole training at each length of LENGTHS, one seed, all with the same steps, rows a
+step and everything else at train's defaults, judged by rows that neither saw (the pairs: by themselves). The made tasks come from a
+seed. Each plan and training is kept in a folder of its own; one that was interrupted goes on.
 
-A row, a task: lengths, loss and accuracy (null without labels) at each; missing: lengths that are not measured yet; best: the
-length of the least loss, of the highest accuracy where there are labels; smallest: the shortest length within 1 point of that
-accuracy, or 2 % of that loss; recommended, range, pilots: the longest pilot; ratio: recommended to smallest; points or percent: how
-far the training at the recommended length is behind the best; ok: it is itself within the margin, at a ratio of at most 2. ok is
-null where lengths are missing.
+A row, a task: lengths, loss and accuracy at each; missing: lengths that are not measured yet; best: the length of the highest
+accuracy; smallest: the shortest length within 1 point of it; recommended, range, pilots: the longest pilot; ratio: recommended to
+smallest; points: how far the training at the recommended length is behind the best; ok: it is itself within the point, at a ratio of
+at most 2. ok is null where lengths are missing.
 """
 
 import dataclasses
@@ -23,14 +22,16 @@ import common
 import ours
 
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)
-POINTS, SHARE, RATIO = 0.01, 0.02, 2  # what counts as good
-EVAL_ROWS = 512
-COLOURS = ("red", "green", "blue", "white")
+POINTS, RATIO = 0.01, 2  # what counts as good
+EVAL_ROWS = 1024
+COLOURS = ("red", "green", "blue", "white", "black", "yellow", "brown", "orange")
+THINGS = ("chair", "river", "horse", "stone", "bread", "tiger", "boat", "house", "bird", "table", "cup", "tree")
+QUALITIES = ("old", "new", "small", "big")
 WORDS = ("apple", "river", "stone", "cloud", "tiger", "chair", "bread", "green", "seven", "north", "music", "paper", "glass",
          "metal", "horse", "water")
 
 COLUMNS = (("task", "task"), ("measured", "lengths"), ("best", "best"), ("smallest", "smallest good"),
-           ("recommended", "recommended"), ("low", "from"), ("high", "to"), ("ratio", "ratio"), ("points", "points behind"), ("percent", "% of loss behind"),
+           ("recommended", "recommended"), ("low", "from"), ("high", "to"), ("ratio", "ratio"), ("points", "points behind"),
            ("ok", "ok"))
 
 
@@ -40,29 +41,32 @@ class Task:
     template: str
     steps: int
     batch_size: int
-    labels: bool = False  # judged by accuracy
+    pilot_steps: int = 60  # plan's default; what is learnt by heart takes longer to show what a length is worth
 
 
-TASKS = (Task("lot", "{text}:", 100, 8), Task("pairs", "{text}:", 300, 16),
-         Task("reviews", cells.TEMPLATES["reviews"], 90, 16, True))
+TASKS = (Task("colours", "{text}:", 100, 8), Task("pairs", "{text}:", 200, 16, 200),
+         Task("reviews", cells.TEMPLATES["reviews"], 90, 16))
 
 
 # ---- data --------------------------------------------------------------------------------------------------------------------
 
 
-def make_lot(n, seed):
-    """Any answer is as likely as any other, whatever the text: no prompt is better than ln 4 nats at it, and to know the four words
-    and nothing else is as good as that."""
-    rng = random.Random(f"lot:{seed}")
-    return [{"prompt": pseudoword(rng, 2), "completion": f" {rng.choice(COLOURS)}"} for _ in range(n)]
+def make_colours(n, seed):
+    """The answer stands in the text: what has to be learnt is that this word of it is asked for."""
+    rng, rows = random.Random(f"colours:{seed}"), []
+    for _ in range(n):
+        colour = rng.choice(COLOURS)
+        rows.append({"text": f"the {rng.choice(THINGS)} is {colour} and the {rng.choice(THINGS)} is {rng.choice(QUALITIES)}",
+                     "label": colour})
+    return rows
 
 
 def make_pairs(n, seed):
     """A word for each of n keys that differ, at random: log2 16 = 4 bits a pair, without a rule."""
     rng, keys = random.Random(f"pairs:{seed}"), {}
     while len(keys) < n:
-        keys[pseudoword(rng, 2)] = f" {rng.choice(WORDS)}"
-    return [{"prompt": key, "completion": word} for key, word in keys.items()]
+        keys[pseudoword(rng, 2)] = rng.choice(WORDS)
+    return [{"text": key, "label": word} for key, word in keys.items()]
 
 
 def pseudoword(rng, n_syllables):
@@ -71,11 +75,11 @@ def pseudoword(rng, n_syllables):
 
 def write_task(options, task, folder):
     """-> the files of the rows to train on and to judge by."""
-    if task.labels:
+    if task.name == "reviews":
         train, valid = (os.path.join(options.data, f"{name}.jsonl") for name in ("train", "valid"))
         rows = ours.read_rows(train), cells.spread(ours.read_rows(valid), EVAL_ROWS)
-    elif task.name == "lot":
-        rows = make_lot(512, 1), make_lot(256, 2)
+    elif task.name == "colours":
+        rows = make_colours(512, 1), make_colours(256, 2)
     else:
         rows = (make_pairs(64, 1),) * 2
     paths = [os.path.join(folder, f"{name}.jsonl") for name in ("train", "eval")]
@@ -110,7 +114,7 @@ def once(folder, name, measure):
 
 
 def flags_of(options, task):
-    verbalizers = choosing.VERBALIZERS if task.labels else []
+    verbalizers = choosing.VERBALIZERS if task.name == "reviews" else []
     return ["-m", common.SMOLLM2, "--template", choosing.escaped(task.template), *verbalizers, "--batch-size", str(task.batch_size),
             "--threads", str(options.threads), "--compute", options.compute, "--json", "--quiet"]
 
@@ -119,8 +123,8 @@ def plan(options, task, folder, rows):
     """The pairs judge their own pilots, as docs/planning.md tells its users; otherwise plan holds rows out by itself."""
     judged = [] if task.name != "pairs" else ["-e", rows[1]]
     done = common.run_program(["plan", "-d", rows[0], *judged, *flags_of(options, task), "-o", os.path.join(folder, "pilots"),
-                               "--resume", "--plot", os.path.join(folder, "plan.png"), *(["--quick"] if options.quick else [])],
-                              options.threads)
+                               "--resume", "--plot", os.path.join(folder, "plan.png"),
+                               *(["--quick"] if options.quick else ["--steps", str(task.pilot_steps)])], options.threads)
     return json.loads(done["stdout"])
 
 
@@ -135,38 +139,31 @@ def train(options, task, folder, rows, length):
 # ---- what it says --------------------------------------------------------------------------------------------------------------
 
 
-def judge(by_length, labels, recommended):
+def judge(by_length, recommended):
     """{length: {loss, accuracy}} and what plan recommends -> best, smallest, ratio, how far behind, ok."""
-    if labels:
-        best = max(by_length, key=lambda n: (by_length[n]["accuracy"], -n))
-        behind = {n: by_length[best]["accuracy"] - of["accuracy"] for n, of in by_length.items()}
-    else:
-        best = min(by_length, key=lambda n: (by_length[n]["loss"], n))
-        behind = {n: of["loss"] / by_length[best]["loss"] - 1 for n, of in by_length.items()}
-    margin = (POINTS if labels else SHARE) + 1e-9
-    good = [n for n in sorted(by_length) if behind[n] <= margin]
+    best = max(by_length, key=lambda n: (by_length[n]["accuracy"], -n))
+    behind = {n: by_length[best]["accuracy"] - of["accuracy"] for n, of in by_length.items()}
+    good = [n for n in sorted(by_length) if behind[n] <= POINTS + 1e-9]
     far = behind.get(recommended)
-    return {"best": best, "smallest": good[0], "ratio": recommended / good[0],
-            "points": 100 * far if labels and far is not None else None,
-            "percent": 100 * far if not labels and far is not None else None,
-            "ok": far is not None and far <= margin and recommended <= RATIO * good[0]}
+    return {"best": best, "smallest": good[0], "ratio": recommended / good[0], "points": None if far is None else 100 * far,
+            "ok": far is not None and far <= POINTS + 1e-9 and recommended <= RATIO * good[0]}
 
 
 def make_row(task, planned, by_length, wanted=LENGTHS):
     """planned, by_length: what there is of them; None where that is nothing."""
-    row = {"task": task.name, "steps": task.steps, "batch_size": task.batch_size, "labels": task.labels,
+    row = {"task": task.name, "steps": task.steps, "batch_size": task.batch_size,
            "lengths": sorted(by_length), "measured": f"{len(by_length)} of {len(wanted)}",
            "missing": [n for n in wanted if n not in by_length],
            "losses": [by_length[n]["loss"] for n in sorted(by_length)],
-           "accuracies": [by_length[n]["accuracy"] for n in sorted(by_length)] if task.labels else None}
+           "accuracies": [by_length[n]["accuracy"] for n in sorted(by_length)]}
     if planned:
         tried = [of for of in planned["lengths"] if of["pilots"]]
         row.update({"recommended": planned["num_virtual_tokens"], "low": planned["range"][0], "high": planned["range"][1],
-                    "pilots": tried[-1]["num_virtual_tokens"], "curve": planned["curve"],
-                    "fitted": [[of["num_virtual_tokens"], of["fitted"]] for of in planned["lengths"]],
-                    "pilot_losses": [[of["num_virtual_tokens"], of["loss"]] for of in tried]})
+                    "pilots": tried[-1]["num_virtual_tokens"], "curve": planned["error_curve"],
+                    "fitted": [[of["num_virtual_tokens"], of["fitted_accuracy"]] for of in planned["lengths"]],
+                    "pilot_accuracies": [[of["num_virtual_tokens"], of["accuracy"]] for of in tried]})
     if planned and by_length:
-        row.update(judge(by_length, task.labels, row["recommended"]))
+        row.update(judge(by_length, row["recommended"]))
         if row["missing"]:
             row["ok"] = None  # one of them may be the best
     return row

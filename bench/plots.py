@@ -185,16 +185,16 @@ plot {", ".join(lines)}
 
 
 def planning(rows):
-    """A panel a task: loss of whole trainings against length, the pilots, their curve; a line upright where plan recommends."""
+    """A panel a task: accuracy of whole trainings against length, the pilots', their curve; a line upright where plan recommends."""
     panels = []
     for row in rows:
         name, lines = f"plan_{len(panels)}", []
-        data = block(f"{name}_whole", [("", n, loss) for n, loss in zip(row["lengths"], row["losses"])])
+        data = block(f"{name}_whole", [("", n, 100 * right) for n, right in zip(row["lengths"], row["accuracies"])])
         if row["lengths"]:
             lines.append(f'${name}_whole using 2:3 with linespoints linecolor rgb "{OURS}" pointtype 7 title "whole trainings"')
         if "recommended" in row:
-            data += block(f"{name}_pilots", [("", *point) for point in row["pilot_losses"]])
-            data += block(f"{name}_fitted", [("", *point) for point in row["fitted"]])
+            data += block(f"{name}_pilots", [("", n, 100 * right) for n, right in row["pilot_accuracies"]])
+            data += block(f"{name}_fitted", [("", n, 100 * right) for n, right in row["fitted"]])
             lines.append(f'${name}_pilots using 2:3 with points linecolor rgb "{PEER}" pointtype 6 title "pilots"')
             lines.append(f'${name}_fitted using 2:3 with lines linecolor rgb "{PEER}" dashtype 2 title "their curve"')
             at = row["recommended"]
@@ -202,7 +202,7 @@ def planning(rows):
         if lines:
             panels.append(data + f"""
 set title {quoted(row["task"] + (f": recommended {row['recommended']}" if "recommended" in row else ""))} textcolor rgb "#303030"
-set ylabel "loss" textcolor rgb "#303030"
+set ylabel "accuracy, %" textcolor rgb "#303030"
 set xlabel "virtual tokens" textcolor rgb "#303030"
 set logscale x 2
 set xrange [0.9:140]

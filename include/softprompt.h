@@ -877,6 +877,7 @@ typedef struct sp_plan_options {
     size_t n_seeds;            /* pilots of each length; 0: 2 */
     size_t max_virtual_tokens; /* the longest prompt that may be recommended; 0: 128 */
     double tolerance;          /* how much larger than the longest prompt's a loss may be, as a share of it; 0: 0.02 */
+    double points;             /* of rows with labels: by how many percent fewer right answers there may be; 0: 1 */
     double bits_per_vector;    /* what a virtual token of this model holds, as it was measured; 0: not known */
     uint64_t seed;
     bool resume, overwrite; /* of the pilots in the directory */
@@ -884,14 +885,25 @@ typedef struct sp_plan_options {
 
 enum { SP_PLAN_MAX_LENGTHS = 12 };
 
+/* What falls with the length: floor + gain num_virtual_tokens^-rate. */
+typedef struct sp_plan_curve {
+    double floor, gain, rate;
+    double noise; /* deviation of a pilot from it, as a share of its height */
+} sp_plan_curve;
+
+/* A figure of the pilots of one length: mean and extremes, NAN where none was tried; the curve there, and where 80 % of the curves
+ * run that noise like the pilots' gives. */
+typedef struct sp_plan_figure {
+    double mean, least, most;
+    double fitted, fitted_low, fitted_high;
+} sp_plan_figure;
+
 typedef struct sp_plan_length {
     size_t num_virtual_tokens;
-    size_t n_pilots;                    /* 0: not tried, and then loss and accuracy are NAN */
-    double loss, loss_least, loss_most; /* of the pilots, on the rows held out, nats a row: mean, extremes */
-    double accuracy;                    /* mean; NAN where rows have no labels */
-    double fitted, fitted_low,
-        fitted_high;     /* the curve there, and where 80 % of the curves run that noise like the pilots' gives */
-    double step_seconds; /* a step of training, measured in this call */
+    size_t n_pilots;         /* 0: not tried */
+    sp_plan_figure loss;     /* on the rows held out, nats a row */
+    sp_plan_figure accuracy; /* all NAN where rows have no labels */
+    double step_seconds;     /* a step of training, measured in this call */
     double decode_tokens_per_second;
     size_t peak_bytes;  /* resident memory of this process, training such a prompt or a shorter one */
     size_t state_bytes; /* keys and values of the prompt, f32: what a process that serves it holds */
@@ -904,19 +916,22 @@ typedef struct sp_plan_report {
     double loss, accuracy;      /* of the model without a prompt, on the rows held out */
     double answer_bits;         /* a row: -log2 p of its answer under the model without a prompt; mean over the rows held out */
     double vectors_to_memorise; /* answer_bits * n_rows / bits_per_vector; NAN: bits_per_vector is not known */
-    double floor, gain, rate, noise; /* the curve: loss = floor + gain num_virtual_tokens^-rate; noise as a share of it */
-    size_t num_virtual_tokens;       /* what is recommended */
-    size_t low, high;                /* and between what it lies in 80 % of the curves */
-    size_t steps;                    /* of a pilot */
+    sp_plan_curve loss_curve;
+    sp_plan_curve error_curve; /* of 1 - accuracy; all NAN where rows have no labels. Of n rows and k wrong answers (k + 1/2) / (n +
+                                  1) is taken: no wrong answer among few rows is not the same as none at all */
+    size_t num_virtual_tokens; /* what is recommended */
+    size_t low, high;          /* and between what it lies in 80 % of the curves */
+    size_t steps;              /* of a pilot */
     sp_plan_length lengths[SP_PLAN_MAX_LENGTHS]; /* 1, 2, 4, ... max_virtual_tokens */
     size_t n_lengths;
     double seconds;
 } sp_plan_report;
 
 /* How many virtual tokens this task wants, by prompt tuning. Pilots with 1, 2, 4, 8 and 16 virtual tokens are trained and judged by
- * `eval`, or, where it is NULL, by rows held out of `data`: an eighth, at most 512. A curve of diminishing returns is fitted to
- * their losses, and the shortest prompt recommended (1, 2, 4, ...) whose fitted loss is within `tolerance` of the longest one's.
- * Where that is longer than every pilot, longer pilots follow until it is not.
+ * `eval`, or, where it is NULL, by rows held out of `data`: an eighth, at most 512. Curves of diminishing returns are fitted to
+ * their losses and, where rows have labels, to their shares of wrong answers, and the shortest prompt is recommended (1, 2, 4, ...)
+ * that is by its curve nearly as good as the longest: with labels within `points` of its accuracy, else within `tolerance` of its
+ * loss. Where that is longer than every pilot, longer pilots follow until it is not.
  *
  * Pilots are runs of sp_train below `dir`, NUM_VIRTUAL_TOKENS-SEED each, and stay there: with `resume` those that are there already
  * are not trained again. ARGUMENT: a number out of range; fewer than two rows; else as sp_train. */

@@ -202,42 +202,38 @@ def test_max_logit():
 
 def planned(length):
     """What plan --json says, as far as the bench reads it."""
-    lengths = [{"num_virtual_tokens": n, "pilots": 2 if n <= 16 else 0, "loss": 1.1 + 1 / n if n <= 16 else None,
-                "fitted": 1.1 + 1 / n} for n in planning.LENGTHS]
-    return {"num_virtual_tokens": length, "range": [1, 2 * length], "curve": {"floor": 1.1}, "lengths": lengths}
+    lengths = [{"num_virtual_tokens": n, "pilots": 2 if n <= 16 else 0, "accuracy": 1 - 1 / n if n <= 16 else None,
+                "fitted_accuracy": 1 - 1 / n} for n in planning.LENGTHS]
+    return {"num_virtual_tokens": length, "range": [1, 2 * length], "error_curve": {"floor": 0}, "lengths": lengths}
 
 
-def planning_rows():
-    pairs, reviews = (next(task for task in planning.TASKS if task.name == name) for name in ("pairs", "reviews"))
-    losses = {n: {"loss": 1 + 1 / n, "accuracy": None} for n in planning.LENGTHS}
-    accuracies = dict(zip(planning.LENGTHS, (0.8, 0.855, 0.86, 0.851, 0.86, 0.85, 0.84, 0.83)))
-    labelled = {n: {"loss": 0.4, "accuracy": accuracy} for n, accuracy in accuracies.items()}
-    return [planning.make_row(pairs, planned(64), losses), planning.make_row(reviews, planned(8), labelled)]
+def measured_at(*accuracies):
+    return {n: {"loss": 0.4, "accuracy": accuracy} for n, accuracy in zip(planning.LENGTHS, accuracies)}
 
 
 def test_planning_says_whether_it_is_good():
-    pairs, reviews = planning_rows()
-    assert pairs["best"] == 128 and pairs["smallest"] == 64 and pairs["ratio"] == 1 and pairs["pilots"] == 16
-    assert pairs["ok"] is True
-    assert abs(pairs["percent"] - 100 * ((1 + 1 / 64) / (1 + 1 / 128) - 1)) < 1e-9 and pairs["points"] is None
-    assert reviews["best"] == 4 and reviews["smallest"] == 2 and reviews["ratio"] == 4 and reviews["ok"] is False
-    assert abs(reviews["points"] - 0.9) < 1e-9 and reviews["percent"] is None
-    losses = {n: {"loss": 1 + 1 / n, "accuracy": None} for n in planning.LENGTHS}
-    assert planning.judge(losses, False, 32)["ok"] is False  # too short: 2.3 % behind
-    assert planning.judge(losses, False, 128)["ok"] is True and planning.judge(losses, False, 128)["ratio"] == 2
     task = planning.TASKS[0]
-    some = planning.make_row(task, planned(64), {n: losses[n] for n in (1, 64)})
+    rising = measured_at(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+    row = planning.make_row(task, planned(64), rising)
+    assert (row["best"], row["smallest"], row["ratio"], row["pilots"], row["ok"]) == (128, 64, 1, 16, True)
+    assert abs(row["points"] - 1) < 1e-9
+    assert planning.judge(rising, 32)["ok"] is False  # too short
+    assert planning.judge(rising, 128)["ok"] is True and planning.judge(rising, 128)["ratio"] == 2
+    noisy = planning.make_row(task, planned(8), measured_at(0.8, 0.855, 0.86, 0.851, 0.86, 0.85, 0.84, 0.83))
+    assert (noisy["best"], noisy["smallest"], noisy["ratio"], noisy["ok"]) == (4, 2, 4, False)
+    assert abs(noisy["points"] - 0.9) < 1e-9
+    some = planning.make_row(task, planned(64), {n: rising[n] for n in (1, 64)})
     assert some["ok"] is None and some["missing"] == [2, 4, 8, 16, 32, 128]  # one of them may be the best
     nothing = planning.make_row(task, None, {})
     assert nothing["missing"] == list(planning.LENGTHS) and "ok" not in nothing
 
 
 def test_made_tasks():
-    lot, other, pairs = planning.make_lot(512, 1), planning.make_lot(512, 2), planning.make_pairs(64, 1)
-    assert lot == planning.make_lot(512, 1) != other and pairs == planning.make_pairs(64, 1)
-    counts = [sum(row["completion"] == f" {word}" for row in lot) for word in planning.COLOURS]
-    assert sum(counts) == 512 and all(96 < n < 160 for n in counts)
-    assert len({row["prompt"] for row in pairs}) == 64 and {row["completion"] for row in pairs} <= {f" {w}" for w in planning.WORDS}
+    colours, other, pairs = planning.make_colours(512, 1), planning.make_colours(512, 2), planning.make_pairs(64, 1)
+    assert colours == planning.make_colours(512, 1) != other and pairs == planning.make_pairs(64, 1)
+    assert all(sum(colour in row["text"].split() for colour in planning.COLOURS) == 1 for row in colours)
+    assert all(row["label"] in row["text"].split() for row in colours)
+    assert len({row["text"] for row in pairs}) == 64 and {row["label"] for row in pairs} == set(planning.WORDS)
 
 
 def test_plots(directory):
@@ -257,14 +253,16 @@ def test_plots(directory):
                   ("b", "reviews", "prompt", [[2, 0.7]], 1.0), ("a", "tweets", "prompt", [[2, 0.7]], 1.0),
                   ("a", "reviews", "zero-shot", [], 0.0), ("a", "reviews", "prefix", [[2, 0.7]], None))]
     bounds = max_logit_rows()
+    rising = measured_at(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
+    plans = [planning.make_row(task, planned(n), rising) for task, n in zip(planning.TASKS[1:], (64, 8))]
     for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves),
-                       ("max-logit", bounds), ("planning", planning_rows())):
+                       ("max-logit", bounds), ("planning", plans)):
         svg, png = plots.draw(part, rows, str(directory))
         assert "<svg" in pathlib.Path(svg).read_text(encoding="utf-8")[:400] and pathlib.Path(png).read_bytes()[:4] == b"\x89PNG"
     svg = (directory / "choosing.svg").read_text(encoding="utf-8")
     assert svg.count(">prompt<") == 2 and svg.count(">lora<") == 1 and "prefix" not in svg and "tweets" not in svg
     svg = (directory / "max-logit.svg").read_text(encoding="utf-8")
-    assert all(svg.count(f">{name}<") == 1 for name in ("free keys", "rank 64", "rank 8", "rank 4"))
+    assert all(svg.count(f">{name}<") == 1 for name in ("free keys", "rank 64", "rank 4"))
     svg = (directory / "planning.svg").read_text(encoding="utf-8")
     assert svg.count(">pairs: recommended 64<") == 1 and svg.count(">reviews: recommended 8<") == 1
     assert plots.draw("choosing", curves[3:], str(directory)) == []  # nothing that can be drawn

@@ -855,7 +855,7 @@ class Audit(WithModel):
 
 class Plan(WithModel):
     KEYS = ["num_virtual_tokens", "range", "rows", "eval_rows", "held_out", "loss_without_prompt", "accuracy_without_prompt",
-            "answer_bits", "vectors_to_memorise", "curve", "steps", "lengths", "seconds"]
+            "answer_bits", "vectors_to_memorise", "curve", "error_curve", "steps", "lengths", "seconds"]
 
     def plan(self, *arguments, **options):
         return softprompt("plan", "-m", MODEL, "-d", self.data, *TASK, "--steps", 2, "--seeds", 1, "--max-virtual-tokens", 2,

@@ -92,6 +92,19 @@ static sp_dataset *make_rows(size_t n)
     return rows;
 }
 
+static sp_dataset *make_pairs(size_t n)
+{
+    sp_dataset *rows;
+    sp_rng rng = sp_rng_seed(7, 1);
+    FILE *file = fopen(in_directory("pairs.jsonl"), "w");
+    assert_non_null(file);
+    for (size_t i = 0; i < n; i++)
+        fprintf(file, "{\"prompt\": \"%zu:\", \"completion\": \"%c\"}\n", i, (int)('a' + sp_rng_below(&rng, 8)));
+    fclose(file);
+    assert_int_equal(sp_dataset_load(&rows, path, NULL), SP_OK);
+    return rows;
+}
+
 static void test_rows_are_held_out(void **state)
 {
     (void)state;
@@ -120,6 +133,11 @@ static void test_rows_are_held_out(void **state)
 static const sp_plan_options options = {
     .steps = 5, .n_seeds = 2, .batch_size = 4, .max_virtual_tokens = 6, .bits_per_vector = 50, .seed = 3};
 
+static double height(const sp_plan_curve *c, size_t n)
+{
+    return c->floor + c->gain * pow((double)n, -c->rate);
+}
+
 static void assert_is_consistent(const sp_plan_report *r)
 {
     const size_t expected[] = {1, 2, 4, 6};
@@ -128,20 +146,24 @@ static void assert_is_consistent(const sp_plan_report *r)
         const sp_plan_length *l = &r->lengths[i];
         assert_int_equal(l->num_virtual_tokens, expected[i]);
         assert_int_equal(l->n_pilots, 2);
-        assert_true(l->loss_least <= l->loss && l->loss <= l->loss_most && l->loss_least > 0);
-        assert_true(fabs(l->fitted - (r->floor + r->gain * pow((double)expected[i], -r->rate))) < 1e-12);
-        assert_true(l->fitted_low <= l->fitted_high);
+        const sp_plan_figure *figures[] = {&l->loss, &l->accuracy};
+        for (size_t k = 0; k < 2; k++) {
+            const sp_plan_figure *f = figures[k];
+            assert_true(f->least <= f->mean && f->mean <= f->most && f->least >= 0 && f->fitted_low <= f->fitted_high);
+        }
+        assert_true(fabs(l->loss.fitted - height(&r->loss_curve, expected[i])) < 1e-12);
+        assert_true(fabs(l->accuracy.fitted - (1 - height(&r->error_curve, expected[i]))) < 1e-12);
         assert_true(l->step_seconds > 0 && l->decode_tokens_per_second > 0 && l->peak_bytes > 1 << 20);
         assert_int_equal(l->state_bytes, expected[i] * 2 * TINY_LAYERS * TINY_KV_HEADS * (TINY_D / TINY_HEADS) * 4);
     }
     assert_true(r->low <= r->num_virtual_tokens && r->num_virtual_tokens <= r->high);
 }
 
-/* The shortest prompt within the tolerance, by hand. */
+/* The shortest prompt within a point of the longest one's accuracy, by hand. */
 static void assert_is_recommended(const sp_plan_report *r)
 {
     size_t i = 0;
-    while (r->lengths[i].fitted > 1.02 * r->lengths[r->n_lengths - 1].fitted) i++;
+    while (r->lengths[i].accuracy.fitted < r->lengths[r->n_lengths - 1].accuracy.fitted - 0.01) i++;
     assert_int_equal(r->num_virtual_tokens, r->lengths[i].num_virtual_tokens);
 }
 
@@ -155,7 +177,7 @@ static void test_a_plan_is_made_of_trainings(void **state)
     assert_is_consistent(&report);
     assert_is_recommended(&report);
     for (size_t i = 0; i < report.n_lengths; i++) {
-        double sum = 0;
+        double sum = 0, right = 0;
         for (uint64_t seed = 3; seed < 5; seed++) {
             const sp_train_options training = {.prompt = {.num_virtual_tokens = report.lengths[i].num_virtual_tokens, .seed = seed},
                                                .steps = 5,
@@ -165,8 +187,10 @@ static void test_a_plan_is_made_of_trainings(void **state)
             sp_train_report trained;
             assert_int_equal(sp_train(&trained, model, rows, rows, in_directory("alone"), &training, NULL), SP_OK);
             sum += trained.evaluation.loss;
+            right += trained.evaluation.accuracy;
         }
-        assert_true(fabs(report.lengths[i].loss - sum / 2) < 1e-9);
+        assert_true(fabs(report.lengths[i].accuracy.mean - right / 2) < 1e-9);
+        assert_true(fabs(report.lengths[i].loss.mean - sum / 2) < 1e-9);
     }
     sp_evaluation alone;
     assert_int_equal(sp_evaluate(&alone, model, NULL, NULL, rows, NULL, NULL), SP_OK);
@@ -179,10 +203,28 @@ static void test_a_plan_is_made_of_trainings(void **state)
     sp_plan_options resumed = options;
     resumed.resume = true;
     assert_int_equal(sp_plan(&again, model, rows, rows, in_directory("plan"), &resumed, NULL), SP_OK);
-    for (size_t i = 0; i < report.n_lengths; i++) assert_true(report.lengths[i].loss == again.lengths[i].loss);
-    assert_true(report.lengths[2].fitted_low == again.lengths[2].fitted_low);
+    for (size_t i = 0; i < report.n_lengths; i++) assert_true(report.lengths[i].loss.mean == again.lengths[i].loss.mean);
+    assert_true(report.lengths[2].loss.fitted_low == again.lengths[2].loss.fitted_low);
     assert_int_equal(sp_plan(&again, model, rows, rows, in_directory("plan"), &options, NULL),
                      SP_ERR_ARGUMENT); /* they are there */
+    sp_dataset_free(rows);
+}
+
+/* With 99 points to lose one virtual token is enough, however its loss compares; without labels the loss decides. */
+static void test_right_answers_decide_where_there_are_labels(void **state)
+{
+    (void)state;
+    sp_dataset *rows = make_rows(40), *pairs = make_pairs(32);
+    const sp_plan_options strict = {
+        .steps = 5, .n_seeds = 1, .batch_size = 4, .max_virtual_tokens = 16, .tolerance = 1e-6, .points = 99, .overwrite = true};
+    sp_plan_report r;
+    assert_int_equal(sp_plan(&r, model, rows, rows, in_directory("labels"), &strict, NULL), SP_OK);
+    assert_true(r.lengths[0].loss.fitted > r.lengths[4].loss.fitted * (1 + 1e-6));
+    assert_int_equal(r.num_virtual_tokens, 1);
+    assert_int_equal(sp_plan(&r, model, pairs, pairs, in_directory("labels"), &strict, NULL), SP_OK);
+    assert_true(isnan(r.error_curve.floor) && isnan(r.lengths[0].accuracy.mean) && isnan(r.lengths[0].accuracy.fitted));
+    assert_int_equal(r.num_virtual_tokens, 16);
+    sp_dataset_free(pairs);
     sp_dataset_free(rows);
 }
 
@@ -190,24 +232,11 @@ static void test_a_plan_is_made_of_trainings(void **state)
 
 enum { N_LENGTHS = 7, N_FIRST = 5 }; /* 1, 2, 4, ..., 64; up to 16 in any case */
 
-static sp_dataset *make_pairs(size_t n)
-{
-    sp_dataset *rows;
-    sp_rng rng = sp_rng_seed(7, 1);
-    FILE *file = fopen(in_directory("pairs.jsonl"), "w");
-    assert_non_null(file);
-    for (size_t i = 0; i < n; i++)
-        fprintf(file, "{\"prompt\": \"%zu:\", \"completion\": \"%c\"}\n", i, (int)('a' + sp_rng_below(&rng, 8)));
-    fclose(file);
-    assert_int_equal(sp_dataset_load(&rows, path, NULL), SP_OK);
-    return rows;
-}
-
 /* The length, by its index, that the curve through the first n of the report's recommends: by hand, a pilot each. */
 static size_t recommended_by(const sp_plan_report *r, size_t n, double tolerance)
 {
     double x[N_LENGTHS], y[N_LENGTHS];
-    for (size_t i = 0; i < n; i++) x[i] = (double)r->lengths[i].num_virtual_tokens, y[i] = r->lengths[i].loss;
+    for (size_t i = 0; i < n; i++) x[i] = (double)r->lengths[i].num_virtual_tokens, y[i] = r->lengths[i].loss.mean;
     sp_power_law law = sp_power_law_fit(x, y, n);
     size_t i = 0;
     while (sp_power_law_at(&law, (double)r->lengths[i].num_virtual_tokens) >
@@ -230,7 +259,7 @@ static size_t explore_pairs(double tolerance)
     while (recommended_by(&r, n_tried, tolerance) >= n_tried) n_tried++;
     for (size_t i = 0; i < N_LENGTHS; i++) {
         assert_int_equal(r.lengths[i].n_pilots, i < n_tried);
-        assert_true(isfinite(r.lengths[i].loss) == (i < n_tried) && isfinite(r.lengths[i].fitted));
+        assert_true(isfinite(r.lengths[i].loss.mean) == (i < n_tried) && isfinite(r.lengths[i].loss.fitted));
     }
     assert_int_equal(r.num_virtual_tokens, r.lengths[recommended_by(&r, n_tried, tolerance)].num_virtual_tokens);
     sp_dataset_free(rows);
@@ -280,6 +309,7 @@ static void test_bad_options(void **state)
     assert_fails(&(sp_plan_options){.max_virtual_tokens = 4096}, SP_ERR_ARGUMENT, "give 2 to 4095");
     assert_fails(&(sp_plan_options){.n_seeds = 17}, SP_ERR_ARGUMENT, "at most 16");
     assert_fails(&(sp_plan_options){.tolerance = 1}, SP_ERR_ARGUMENT, "tolerance 1");
+    assert_fails(&(sp_plan_options){.points = 100}, SP_ERR_ARGUMENT, "100 points");
     assert_fails(&(sp_plan_options){.max_virtual_tokens = 300}, SP_ERR_ARGUMENT, "context"); /* the tiny model's is 192 */
 }
 
@@ -326,6 +356,7 @@ int main(void)
         cmocka_unit_test(test_noise_is_found),
         cmocka_unit_test(test_rows_are_held_out),
         cmocka_unit_test(test_a_plan_is_made_of_trainings),
+        cmocka_unit_test(test_right_answers_decide_where_there_are_labels),
         cmocka_unit_test(test_longer_pilots_follow_while_the_curve_falls),
         cmocka_unit_test(test_rows_are_split_where_there_are_enough),
         cmocka_unit_test(test_bad_options),

@@ -15,7 +15,7 @@ typedef struct plan_flags {
     const char *data, *eval, *out, *plot;
     task_flags task;
     size_t max_virtual_tokens, steps, seeds, batch_size, seed;
-    double learning_rate, tolerance, bits_per_vector;
+    double learning_rate, tolerance, points, bits_per_vector;
     bool quick, resume, overwrite;
     output_flags output;
 } plan_flags;
@@ -30,7 +30,8 @@ static const option_row file_rows[] = {
     {OPTION_STRING, 'o', "output", "DIR", "keep the pilots there; each is an adapter", .target = offsetof(plan_flags, out)},
     {OPTION_FLAG, 0, "resume", .help = "use the pilots that are in DIR already", .target = offsetof(plan_flags, resume)},
     {OPTION_FLAG, 0, "overwrite", .help = "train them anew", .target = offsetof(plan_flags, overwrite)},
-    {OPTION_STRING, 0, "plot", "FILE", "draw loss against length, as .svg or .png", .target = offsetof(plan_flags, plot)},
+    {OPTION_STRING, 0, "plot", "FILE", "draw loss, with labels accuracy, against length, as .svg or .png",
+     .target = offsetof(plan_flags, plot)},
     {0}};
 
 static const option_row pilot_rows[] = {
@@ -45,6 +46,8 @@ static const option_row pilot_rows[] = {
      .target = offsetof(plan_flags, learning_rate), .min = 1e-12, .max = 1e3},
     {OPTION_REAL, 0, "tolerance", "X", "a loss that is larger by this share is as good", .fallback = "0.02",
      .target = offsetof(plan_flags, tolerance), .min = 1e-6, .max = 0.999},
+    {OPTION_REAL, 0, "points", "X", "with labels: so many percent fewer right answers are as good, instead", .fallback = "1",
+     .target = offsetof(plan_flags, points), .min = 1e-6, .max = 99.9},
     {OPTION_REAL, 0, "bits-per-vector", "X", "of this model", .fallback = "what lab capacity cram kept",
      .target = offsetof(plan_flags, bits_per_vector), .min = 1e-6, .max = 1e9},
     {OPTION_COUNT, 0, "seed", "N", "of rows held out, and of the first pilots", .fallback = "0",
@@ -62,16 +65,30 @@ static const option_group groups[] = {{"model", model_rows, offsetof(plan_flags,
 
 /* ---- what is said ---- */
 
+static json_t *range_json(double low, double high)
+{
+    return json_pack("[o, o]", json_finite(low), json_finite(high));
+}
+
+static json_t *curve_json(const sp_plan_curve *c)
+{
+    return json_pack("{s:o, s:o, s:o, s:o}", "floor", json_finite(c->floor), "gain", json_finite(c->gain), "rate",
+                     json_finite(c->rate), "noise", json_finite(c->noise));
+}
+
 static json_t *length_json(const sp_plan_length *l)
 {
     json_t *object = json_object();
     json_member(&object, "num_virtual_tokens", json_integer((json_int_t)l->num_virtual_tokens));
     json_member(&object, "pilots", json_integer((json_int_t)l->n_pilots));
-    json_member(&object, "loss", json_finite(l->loss));
-    json_member(&object, "loss_range", json_pack("[o, o]", json_finite(l->loss_least), json_finite(l->loss_most)));
-    json_member(&object, "accuracy", json_finite(l->accuracy));
-    json_member(&object, "fitted", json_finite(l->fitted));
-    json_member(&object, "fitted_range", json_pack("[o, o]", json_finite(l->fitted_low), json_finite(l->fitted_high)));
+    json_member(&object, "loss", json_finite(l->loss.mean));
+    json_member(&object, "loss_range", range_json(l->loss.least, l->loss.most));
+    json_member(&object, "accuracy", json_finite(l->accuracy.mean));
+    json_member(&object, "accuracy_range", range_json(l->accuracy.least, l->accuracy.most));
+    json_member(&object, "fitted", json_finite(l->loss.fitted));
+    json_member(&object, "fitted_range", range_json(l->loss.fitted_low, l->loss.fitted_high));
+    json_member(&object, "fitted_accuracy", json_finite(l->accuracy.fitted));
+    json_member(&object, "fitted_accuracy_range", range_json(l->accuracy.fitted_low, l->accuracy.fitted_high));
     json_member(&object, "step_seconds", json_finite(l->step_seconds));
     json_member(&object, "decode_tokens_per_second", json_finite(l->decode_tokens_per_second));
     json_member(&object, "peak_bytes", json_integer((json_int_t)l->peak_bytes));
@@ -92,39 +109,50 @@ static int print_report_json(const sp_plan_report *r)
     json_member(&object, "accuracy_without_prompt", json_finite(r->accuracy));
     json_member(&object, "answer_bits", json_finite(r->answer_bits));
     json_member(&object, "vectors_to_memorise", json_finite(r->vectors_to_memorise));
-    json_member(&object, "curve",
-                json_pack("{s:o, s:o, s:o, s:o}", "floor", json_finite(r->floor), "gain", json_finite(r->gain), "rate",
-                          json_finite(r->rate), "noise", json_finite(r->noise)));
+    json_member(&object, "curve", curve_json(&r->loss_curve));
+    json_member(&object, "error_curve", r->has_accuracy ? curve_json(&r->error_curve) : json_null());
     json_member(&object, "steps", json_integer((json_int_t)r->steps));
     json_member(&object, "lengths", lengths);
     json_member(&object, "seconds", json_finite(r->seconds));
     return print_json(object);
 }
 
-static void print_measured(const sp_plan_length *l, bool has_accuracy)
+static void print_loss(const sp_plan_length *l)
 {
     if (l->n_pilots == 0)
         printf("%17s", "-");
     else
-        printf("  %7.4f %7.4f", l->loss_least, l->loss_most);
-    if (has_accuracy && l->n_pilots)
-        printf("  %7.1f%%", 100 * l->accuracy);
-    else if (has_accuracy)
-        printf("  %8s", "-");
+        printf("  %7.4f %7.4f", l->loss.least, l->loss.most);
+    printf("  %7.4f", l->loss.fitted);
+}
+
+static void print_accuracy(const sp_plan_length *l)
+{
+    if (l->n_pilots == 0)
+        printf("%15s", "-");
+    else
+        printf("  %5.1f%% %5.1f%%", 100 * l->accuracy.least, 100 * l->accuracy.most);
+    printf("  %5.1f%%", 100 * l->accuracy.fitted);
 }
 
 static void print_lengths(const sp_plan_report *r)
 {
-    printf("\ntokens    pilots' losses%s   curve      a step  a minute of   in training    served\n",
-           r->has_accuracy ? "  accuracy" : "");
+    printf("\ntokens    pilots' losses    curve%s    a step  a minute of   in training    served\n",
+           r->has_accuracy ? "       accuracy   curve" : "");
     for (size_t i = 0; i < r->n_lengths; i++) {
         const sp_plan_length *l = &r->lengths[i];
         printf("%6zu ", l->num_virtual_tokens);
-        print_measured(l, r->has_accuracy);
-        printf("  %7.4f  %8.2f s  %7.0f tok  %12s  %8s%s\n", l->fitted, l->step_seconds, 60 * l->decode_tokens_per_second,
+        print_loss(l);
+        if (r->has_accuracy) print_accuracy(l);
+        printf("  %6.2f s  %7.0f tok  %12s  %8s%s\n", l->step_seconds, 60 * l->decode_tokens_per_second,
                format_bytes((double)l->peak_bytes).text, format_bytes((double)l->state_bytes).text,
                l->num_virtual_tokens == r->num_virtual_tokens ? "  <-" : "");
     }
+}
+
+static void print_curve(const char *title, const char *what, const sp_plan_curve *c)
+{
+    report_row(title, "%s = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", what, c->floor, c->gain, c->rate, 100 * c->noise);
 }
 
 static void print_need(const sp_plan_report *r)
@@ -145,7 +173,8 @@ static void print_report(const sp_plan_report *r, const plan_flags *flags)
     print_need(r);
     print_lengths(r);
     printf("\n");
-    report_row("curve", "loss = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", r->floor, r->gain, r->rate, 100 * r->noise);
+    print_curve("curve", "loss", &r->loss_curve);
+    if (r->has_accuracy) print_curve("", "wrong answers", &r->error_curve);
     report_row("rests on", "pilots of %zu steps, rows judged as above; more --steps and --seeds make it surer", r->steps);
     report_row("time", "%s", format_duration(r->seconds).text);
     if (flags->out) report_row("pilots", "%s", flags->out);
@@ -155,27 +184,34 @@ static void print_report(const sp_plan_report *r, const plan_flags *flags)
     printf("\n");
 }
 
-/* Loss against length: each length's pilots, the curve with its range, what is recommended. */
+/* What decides against length: each length's pilots, the curve with its range, what is recommended. */
 static int draw(const sp_plan_report *r, const char *path)
 {
+    const bool by_accuracy = r->has_accuracy;
+    const sp_plan_curve *c = by_accuracy ? &r->error_curve : &r->loss_curve;
+    const double scale = by_accuracy ? 100 : 1;
     FILE *gnuplot = plot_open(path);
     if (!gnuplot) return EXIT_FAILED;
     fprintf(gnuplot,
-            "set logscale x 2\nset xlabel 'virtual tokens'\nset ylabel 'loss on rows held out, nats'\nset key top right\n"
+            "set logscale x 2\nset xlabel 'virtual tokens'\nset ylabel '%s'\nset key %s right\n"
             "set grid\nset xrange [0.8:%g]\n$data << END\n",
+            by_accuracy ? "accuracy on rows held out, %" : "loss on rows held out, nats", by_accuracy ? "bottom" : "top",
             1.25 * (double)r->lengths[r->n_lengths - 1].num_virtual_tokens);
     for (size_t i = 0; i < r->n_lengths; i++) {
         const sp_plan_length *l = &r->lengths[i];
-        fprintf(gnuplot, "%zu %.9g %.9g %.9g %.9g %.9g %.9g\n", l->num_virtual_tokens, l->fitted, l->fitted_low, l->fitted_high,
-                l->loss, l->loss_least, l->loss_most);
+        const sp_plan_figure *f = by_accuracy ? &l->accuracy : &l->loss;
+        fprintf(gnuplot, "%zu %.9g %.9g %.9g %.9g %.9g\n", l->num_virtual_tokens, scale * f->fitted_low, scale * f->fitted_high,
+                scale * f->mean, scale * f->least, scale * f->most);
     }
     fprintf(gnuplot,
             "END\nset arrow from %zu, graph 0 to %zu, graph 1 nohead dashtype 2 lc rgb '#c05020'\n"
             "set title 'recommended: %zu virtual tokens'\n"
-            "plot $data using 1:3:4 with filledcurves lc rgb '#dde6f2' title '80 %% of curves', "
-            "%.9g + %.9g * x**(-%.9g) with lines lc rgb '#204a87' title 'curve', "
-            "$data using 1:5:6:7 with yerrorbars pt 7 lc rgb '#303030' title 'pilots: mean, extremes'\n",
-            r->num_virtual_tokens, r->num_virtual_tokens, r->num_virtual_tokens, r->floor, r->gain, r->rate);
+            "falling(x) = %.9g + %.9g * x**(-%.9g)\n"
+            "plot $data using 1:2:3 with filledcurves lc rgb '#dde6f2' title '80 %% of curves', "
+            "%s with lines lc rgb '#204a87' title 'curve', "
+            "$data using 1:4:5:6 with yerrorbars pt 7 lc rgb '#303030' title 'pilots: mean, extremes'\n",
+            r->num_virtual_tokens, r->num_virtual_tokens, r->num_virtual_tokens, c->floor, c->gain, c->rate,
+            by_accuracy ? "100 * (1 - falling(x))" : "falling(x)");
     return plot_close(gnuplot, path);
 }
 
@@ -227,6 +263,7 @@ static sp_plan_options make_options(const plan_flags *flags, const sp_task *task
                                                    : quick                   ? QUICK_LONGEST
                                                                              : 0,
                              .tolerance = flags->tolerance,
+                             .points = flags->points,
                              .bits_per_vector = flags->bits_per_vector,
                              .seed = flags->seed,
                              .resume = flags->resume,
@@ -287,8 +324,9 @@ const command plan_command = {
     .name = "plan",
     .usage = "-m MODEL -d DATA [-e EVAL] [-o DIR] [flags]",
     .summary = "How many virtual tokens a task wants, by short trainings, and what they cost.",
-    .details = "Trains pilots with 1, 2, 4, 8 and 16 virtual tokens, fits a curve of diminishing returns to their losses,\n"
-               "and recommends the shortest prompt that the curve puts within --tolerance of the longest; where that is\n"
+    .details = "Trains pilots with 1, 2, 4, 8 and 16 virtual tokens, fits curves of diminishing returns to their losses and,\n"
+               "with labels, wrong answers, and recommends the shortest prompt that is by its curve nearly as good as the\n"
+               "longest: with labels within --points of its accuracy, else within --tolerance of its loss. Where that is\n"
                "longer than every pilot, longer ones follow. What a step, a token and memory cost is measured here, now.",
     .example = "  softprompt plan -m demo/model.gguf -d demo/data/train.jsonl --template 'Review: {text}\\nSentiment:' \\\n"
                "    --verbalizer 'positive= positive' --verbalizer 'negative= negative' --plot plan.png",

@@ -1,4 +1,4 @@
-/* planner.c: sp_plan: pilots of growing length, a curve through their losses, and the shortest prompt that the curve calls good.
+/* planner.c: sp_plan: pilots of growing length, curves through what they reach, and the shortest prompt that its curve calls good.
  *
  *     split the rows -> what answers cost without a prompt -> what each length costs -> pilots -> curve -> recommendation
  *       ^ pilots twice as long, while the recommendation is longer than every pilot __________________|                        */
@@ -31,9 +31,11 @@ enum {
     N_CURVES = 400,
     MAX_POINTS = SP_PLAN_MAX_LENGTHS * MAX_SEEDS /* at most SP_POWER_LAW_MAX_POINTS */
 };
-static const double DEFAULT_TOLERANCE = 0.02, LOW_SHARE = 0.1, HIGH_SHARE = 0.9;
+static const double DEFAULT_TOLERANCE = 0.02, DEFAULT_POINTS = 1, LOW_SHARE = 0.1, HIGH_SHARE = 0.9;
 static const double LEAST_LOSS = 1e-6; /* what answers cost that are learnt by heart */
 static const uint64_t CURVE_STREAM = 0x6375727665;
+
+static const sp_plan_figure UNKNOWN = {NAN, NAN, NAN, NAN, NAN, NAN};
 
 typedef struct planner {
     sp_model *model;
@@ -44,7 +46,7 @@ typedef struct planner {
     const sp_hooks *hooks;   /* may be NULL */
     sp_plan_report *report;
 
-    double x[MAX_POINTS], y[MAX_POINTS]; /* (n_points) length and loss of each pilot */
+    double x[MAX_POINTS], loss[MAX_POINTS], error[MAX_POINTS]; /* (n_points) of each pilot: length, loss, share of wrong answers */
     size_t n_points;
     size_t n_pilots_planned, n_steps_before; /* for the progress that hooks see */
     double begin;
@@ -59,6 +61,7 @@ static sp_status resolve(sp_plan_options *o)
     if (o->n_seeds == 0) o->n_seeds = DEFAULT_SEEDS;
     if (o->max_virtual_tokens == 0) o->max_virtual_tokens = DEFAULT_LONGEST;
     if (o->tolerance == 0) o->tolerance = DEFAULT_TOLERANCE;
+    if (o->points == 0) o->points = DEFAULT_POINTS;
     if (o->n_seeds > MAX_SEEDS)
         return sp_fail(SP_ERR_ARGUMENT, "%zu pilots of each length: at most %d are accepted", o->n_seeds, MAX_SEEDS);
     if (o->max_virtual_tokens < 2 || o->max_virtual_tokens >> SP_PLAN_MAX_LENGTHS)
@@ -67,6 +70,8 @@ static sp_status resolve(sp_plan_options *o)
     if (!(o->tolerance > 0 && o->tolerance < 1) || !(o->bits_per_vector >= 0 && isfinite(o->bits_per_vector)))
         return sp_fail(SP_ERR_ARGUMENT, "tolerance %g, %g bits a vector: give a share below 1, and bits from 0 on", o->tolerance,
                        o->bits_per_vector);
+    if (!(o->points > 0 && o->points < 100))
+        return sp_fail(SP_ERR_ARGUMENT, "%g points of accuracy: give more than 0, below 100", o->points);
     return SP_OK;
 }
 
@@ -75,10 +80,7 @@ static void list_lengths(sp_plan_report *report, size_t longest)
 {
     for (size_t n = 1; n < longest; n *= 2) report->lengths[report->n_lengths++].num_virtual_tokens = n;
     report->lengths[report->n_lengths++].num_virtual_tokens = longest;
-    for (size_t i = 0; i < report->n_lengths; i++) {
-        sp_plan_length *l = &report->lengths[i];
-        l->loss = l->loss_least = l->loss_most = l->accuracy = NAN;
-    }
+    for (size_t i = 0; i < report->n_lengths; i++) report->lengths[i].loss = report->lengths[i].accuracy = UNKNOWN;
 }
 
 /* ---- rows ---- */
@@ -196,47 +198,72 @@ static sp_status train_pilot(sp_evaluation *out, planner *p, size_t num_virtual_
     return st;
 }
 
+static void add_to_figure(sp_plan_figure *figure, double value, size_t n_before)
+{
+    if (n_before == 0) figure->mean = figure->least = figure->most = value;
+    figure->mean += (value - figure->mean) / (double)(n_before + 1);
+    figure->least = fmin(figure->least, value);
+    figure->most = fmax(figure->most, value);
+}
+
+/* Half a row more than were wrong, of one row more: no wrong answer among 50 rows is better than one, not infinitely better. */
+static double share_of_wrong(const sp_evaluation *found)
+{
+    const double n = (double)found->n;
+    return (n * (1 - found->accuracy) + 0.5) / (n + 1);
+}
+
 static sp_status try_length(planner *p, sp_plan_length *length)
 {
-    double sum = 0, sum_of_accuracies = 0;
     for (size_t i = 0; i < p->options.n_seeds; i++) {
         sp_evaluation found;
         sp_status st = train_pilot(&found, p, length->num_virtual_tokens, p->options.seed + i);
         if (st) return st;
-        double loss = fmax(found.loss, LEAST_LOSS);
+        const double loss = fmax(found.loss, LEAST_LOSS);
         p->x[p->n_points] = (double)length->num_virtual_tokens;
-        p->y[p->n_points++] = loss;
-        sum += loss;
-        sum_of_accuracies += found.accuracy;
-        if (length->n_pilots++ == 0) length->loss_least = length->loss_most = loss;
-        length->loss_least = fmin(length->loss_least, loss);
-        length->loss_most = fmax(length->loss_most, loss);
+        p->loss[p->n_points] = loss;
+        p->error[p->n_points++] = p->report->has_accuracy ? share_of_wrong(&found) : 0;
+        add_to_figure(&length->loss, loss, length->n_pilots);
+        if (p->report->has_accuracy) add_to_figure(&length->accuracy, found.accuracy, length->n_pilots);
+        length->n_pilots++;
     }
-    length->loss = sum / (double)length->n_pilots;
-    if (p->report->has_accuracy) length->accuracy = sum_of_accuracies / (double)length->n_pilots;
     return SP_OK;
 }
 
-/* ---- the curve, and what it recommends ---- */
+/* ---- the curves, and what they recommend ---- */
 
-/* The shortest length whose loss is, by the curve, within the tolerance of the longest one's. */
-static size_t shortest_good(const sp_power_law *law, const planner *p)
+typedef struct curves {
+    sp_power_law loss, error; /* error: where rows have labels */
+} curves;
+
+static curves fit(const planner *p, const double *loss, const double *error)
 {
-    const sp_plan_report *r = p->report;
-    const double most = (1 + p->options.tolerance) * sp_power_law_at(law, (double)r->lengths[r->n_lengths - 1].num_virtual_tokens);
-    for (size_t i = 0; i < r->n_lengths; i++)
-        if (sp_power_law_at(law, (double)r->lengths[i].num_virtual_tokens) <= most) return i;
-    return r->n_lengths - 1;
+    curves c = {.loss = sp_power_law_fit(p->x, loss, p->n_points)};
+    if (p->report->has_accuracy) c.error = sp_power_law_fit(p->x, error, p->n_points);
+    return c;
 }
 
-static sp_power_law fit(planner *p)
+/* Nearly as good as the longest prompt, by the curve that users care for: of right answers where there are any. */
+static bool is_good(const curves *c, const planner *p, size_t index)
 {
-    sp_power_law law = sp_power_law_fit(p->x, p->y, p->n_points);
-    p->report->floor = law.floor;
-    p->report->gain = law.gain;
-    p->report->rate = law.rate;
-    p->report->noise = law.noise;
-    return law;
+    const sp_plan_report *r = p->report;
+    const double x = (double)r->lengths[index].num_virtual_tokens,
+                 longest = (double)r->lengths[r->n_lengths - 1].num_virtual_tokens;
+    if (r->has_accuracy) return sp_power_law_at(&c->error, x) <= sp_power_law_at(&c->error, longest) + p->options.points / 100;
+    return sp_power_law_at(&c->loss, x) <= (1 + p->options.tolerance) * sp_power_law_at(&c->loss, longest);
+}
+
+static size_t shortest_good(const curves *c, const planner *p)
+{
+    size_t i = 0;
+    while (!is_good(c, p, i)) i++; /* the longest is */
+    return i;
+}
+
+static void draw_anew(double *y, const planner *p, const sp_power_law *law, sp_rng *rng)
+{
+    for (size_t i = 0; i < p->n_points; i++)
+        y[i] = fmax(sp_power_law_at(law, p->x[i]) * (1 + law->noise * sp_rng_normal(rng)), LEAST_LOSS);
 }
 
 static double quantile(double *values, size_t n, double share)
@@ -245,39 +272,78 @@ static double quantile(double *values, size_t n, double share)
     return values[(size_t)(share * (double)(n - 1) + 0.5)];
 }
 
-/* Parametric bootstrap: the curve with the pilots' noise drawn anew is fitted again, many times. */
-static sp_status find_ranges(planner *p, const sp_power_law *law)
+/* at (N_CURVES): the curve's values at one length, in all draws. */
+static void set_fitted(sp_plan_figure *figure, const sp_power_law *law, double x, double *at)
+{
+    figure->fitted = sp_power_law_at(law, x);
+    figure->fitted_low = quantile(at, N_CURVES, LOW_SHARE);
+    figure->fitted_high = quantile(at, N_CURVES, HIGH_SHARE);
+}
+
+/* From shares of wrong answers. */
+static void turn_into_accuracy(sp_plan_figure *figure)
+{
+    const double high = 1 - figure->fitted_low;
+    figure->fitted = 1 - figure->fitted;
+    figure->fitted_low = 1 - figure->fitted_high;
+    figure->fitted_high = high;
+}
+
+typedef struct draws {
+    double *good;         /* (N_CURVES) what is recommended, as an index */
+    double *loss, *error; /* (n_lengths, N_CURVES) the curves' values */
+} draws;
+
+static void set_ranges(planner *p, const curves *c, draws *d)
 {
     sp_plan_report *r = p->report;
-    double *good = malloc(N_CURVES * sizeof *good), *at = malloc(r->n_lengths * N_CURVES * sizeof *at), y[MAX_POINTS];
-    sp_status st = good && at ? SP_OK : sp_fail_no_memory(r->n_lengths * N_CURVES * sizeof *at);
-    sp_rng rng = sp_rng_seed(p->options.seed, CURVE_STREAM);
-    for (size_t k = 0; k < N_CURVES && !st; k++) {
-        for (size_t i = 0; i < p->n_points; i++)
-            y[i] = fmax(sp_power_law_at(law, p->x[i]) * (1 + law->noise * sp_rng_normal(&rng)), LEAST_LOSS);
-        sp_power_law other = sp_power_law_fit(p->x, y, p->n_points);
-        good[k] = (double)shortest_good(&other, p);
-        for (size_t i = 0; i < r->n_lengths; i++)
-            at[i * N_CURVES + k] = sp_power_law_at(&other, (double)r->lengths[i].num_virtual_tokens);
-    }
-    for (size_t i = 0; i < r->n_lengths && !st; i++) {
+    for (size_t i = 0; i < r->n_lengths; i++) {
         sp_plan_length *l = &r->lengths[i];
-        l->fitted = sp_power_law_at(law, (double)l->num_virtual_tokens);
-        l->fitted_low = quantile(&at[i * N_CURVES], N_CURVES, LOW_SHARE);
-        l->fitted_high = quantile(&at[i * N_CURVES], N_CURVES, HIGH_SHARE);
+        set_fitted(&l->loss, &c->loss, (double)l->num_virtual_tokens, &d->loss[i * N_CURVES]);
+        if (!r->has_accuracy) continue;
+        set_fitted(&l->accuracy, &c->error, (double)l->num_virtual_tokens, &d->error[i * N_CURVES]);
+        turn_into_accuracy(&l->accuracy);
     }
-    if (!st) r->low = r->lengths[(size_t)quantile(good, N_CURVES, LOW_SHARE)].num_virtual_tokens;
-    if (!st) r->high = r->lengths[(size_t)quantile(good, N_CURVES, HIGH_SHARE)].num_virtual_tokens;
-    free(at);
-    free(good);
-    return st;
+    r->low = r->lengths[(size_t)quantile(d->good, N_CURVES, LOW_SHARE)].num_virtual_tokens;
+    r->high = r->lengths[(size_t)quantile(d->good, N_CURVES, HIGH_SHARE)].num_virtual_tokens;
+    if (r->low > r->num_virtual_tokens) r->low = r->num_virtual_tokens;
+    if (r->high < r->num_virtual_tokens) r->high = r->num_virtual_tokens;
+}
+
+/* Parametric bootstrap: the curves with the pilots' noise drawn anew are fitted again, many times. */
+static sp_status find_ranges(planner *p, const curves *c)
+{
+    const sp_plan_report *r = p->report;
+    const size_t n_values = (1 + 2 * r->n_lengths) * N_CURVES;
+    double *values = malloc(n_values * sizeof *values), loss[MAX_POINTS], error[MAX_POINTS];
+    if (!values) return sp_fail_no_memory(n_values * sizeof *values);
+    draws d = {values, values + N_CURVES, values + (1 + r->n_lengths) * N_CURVES};
+    sp_rng rng = sp_rng_seed(p->options.seed, CURVE_STREAM);
+    for (size_t k = 0; k < N_CURVES; k++) {
+        draw_anew(loss, p, &c->loss, &rng);
+        if (r->has_accuracy) draw_anew(error, p, &c->error, &rng);
+        const curves other = fit(p, loss, error);
+        d.good[k] = (double)shortest_good(&other, p);
+        for (size_t i = 0; i < r->n_lengths; i++) {
+            d.loss[i * N_CURVES + k] = sp_power_law_at(&other.loss, (double)r->lengths[i].num_virtual_tokens);
+            d.error[i * N_CURVES + k] = sp_power_law_at(&other.error, (double)r->lengths[i].num_virtual_tokens);
+        }
+    }
+    set_ranges(p, c, &d);
+    free(values);
+    return SP_OK;
+}
+
+static sp_plan_curve describe(const sp_power_law *law)
+{
+    return (sp_plan_curve){law->floor, law->gain, law->rate, law->noise};
 }
 
 /* Pilots up to FIRST_PILOTS, then as long as the curve asks for longer prompts than were tried. */
 static sp_status explore(planner *p)
 {
     sp_plan_report *r = p->report;
-    sp_power_law law = {0};
+    curves c;
     size_t n_tried = 0, n_wanted = 0, good;
     while (n_wanted < r->n_lengths && r->lengths[n_wanted].num_virtual_tokens <= FIRST_PILOTS) n_wanted++;
     for (;;) {
@@ -286,16 +352,15 @@ static sp_status explore(planner *p)
             sp_status st = try_length(p, &r->lengths[n_tried]);
             if (st) return st;
         }
-        law = fit(p);
-        good = shortest_good(&law, p);
+        c = fit(p, p->loss, p->error);
+        good = shortest_good(&c, p);
         if (good < n_tried) break;
         n_wanted++;
     }
+    r->loss_curve = describe(&c.loss);
+    r->error_curve = r->has_accuracy ? describe(&c.error) : (sp_plan_curve){NAN, NAN, NAN, NAN};
     r->num_virtual_tokens = r->lengths[good].num_virtual_tokens;
-    sp_status st = find_ranges(p, &law);
-    if (r->low > r->num_virtual_tokens) r->low = r->num_virtual_tokens;
-    if (r->high < r->num_virtual_tokens) r->high = r->num_virtual_tokens;
-    return st;
+    return find_ranges(p, &c);
 }
 
 /* ---- all of it ---- */
