@@ -150,11 +150,6 @@ static void print_lengths(const sp_plan_report *r)
     }
 }
 
-static void print_curve(const char *title, const char *what, const sp_plan_curve *c)
-{
-    report_row(title, "%s = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", what, c->floor, c->gain, c->rate, 100 * c->noise);
-}
-
 static void print_need(const sp_plan_report *r)
 {
     report_row("rows", "%zu to train on, %zu to judge by%s", r->n_rows, r->n_held_out,
@@ -173,8 +168,12 @@ static void print_report(const sp_plan_report *r, const plan_flags *flags)
     print_need(r);
     print_lengths(r);
     printf("\n");
-    print_curve("curve", "loss", &r->loss_curve);
-    if (r->has_accuracy) print_curve("", "wrong answers", &r->error_curve);
+    const sp_plan_curve *loss = &r->loss_curve, *error = &r->error_curve;
+    report_row("curve", "loss = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", loss->floor, loss->gain, loss->rate,
+               100 * loss->noise);
+    if (r->has_accuracy)
+        report_row("", "wrong answers = %.4f + %.4f tokens^-%.2f; pilots lie %.1f times as far off it as counting rows explains",
+                   error->floor, error->gain, error->rate, error->noise);
     report_row("rests on", "pilots of %zu steps, rows judged as above; more --steps and --seeds make it surer", r->steps);
     report_row("time", "%s", format_duration(r->seconds).text);
     if (flags->out) report_row("pilots", "%s", flags->out);
