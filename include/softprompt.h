@@ -1200,13 +1200,16 @@ typedef struct sp_cram_report {
     sp_cram_sample *samples; /* (n_samples) */
     double mean_tokens, mean_bits, bits_per_vector;
     double seconds;
+    bool stopped; /* by the hooks, with more steps to take */
 } sp_cram_report;
 
 /* The longest beginnings of texts that num_virtual_tokens learnt vectors make the model say by greedy decoding, found by learning
  * them a little further at a time. All samples share each pass. What is reported was generated behind the finished vectors, read
  * from the adapters where those are written.
  * `texts`: rows of which SP_ROW_TEXT, LABEL and so on give their text; NULL with RANDOM.
- * UNSUPPORTED: the model names no BOS. ARGUMENT: fewer texts than samples. STOPPED: the report holds what was found until then. */
+ * UNSUPPORTED: the model names no BOS. ARGUMENT: fewer texts than samples. STOPPED: the report holds what was found until then, and
+ * the adapters are written. IO: adapters could not be written; where that was noticed after the search (a disk that is full by
+ * then), the report holds what was found, generated behind the vectors in memory, and n_samples is not 0. */
 SP_API sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
                              const sp_hooks *hooks);
 SP_API void sp_cram_report_clear(sp_cram_report *report);
@@ -1215,10 +1218,12 @@ SP_API void sp_cram_report_clear(sp_cram_report *report);
 typedef struct sp_cram_result {
     double bits_per_vector, mean_tokens, mean_bits;
     size_t n_samples, steps; /* of all samples together */
+    bool stopped;            /* as the report's */
 } sp_cram_result;
 
-/* Keeps the result in a file of this model in `dir`, which is made if needed; one that took more steps stays as it is.
- * FORMAT, on load too: what is there is damaged. */
+/* Keeps the result in a file of this model in `dir`, which is made if needed; one that took more steps stays as it is. A search
+ * that was stopped is as good a lower bound as another of so many steps, and the file says so.
+ * FORMAT, on load too: what is there is damaged. IO: it can not be written, and what is there is as it was. */
 SP_API sp_status sp_cram_result_keep(const sp_cram_report *report, const char *dir, const sp_model *model, sp_cram_kind kind);
 SP_API sp_status sp_cram_result_load(sp_cram_result *out, bool *found, const char *dir, const sp_model *model, sp_cram_kind kind,
                                      size_t num_virtual_tokens);

@@ -343,7 +343,7 @@ class Lab(Case):
             texts, adapters = Path(work, "texts.csv"), Path(work, "crammed")
             texts.write_text("text\nThe ship sank in the harbour before anybody had noticed that it was there.\nShort.\n")
             there = {"cwd": work, "env": {**os.environ, "SOFTPROMPT_CACHE": work}}
-            command = ("lab", "capacity", "-q", "-m", MODEL, "--samples", 1, "--steps", 3)
+            command = ("lab", "capacity", "-q", "-m", MODEL, "--samples", 1, "--steps", 60)
             self.assert_message(softprompt(*command, **there), 1, "news.jsonl")
             result = softprompt(*command, "--text", texts, "-o", adapters, "--json", **there)
             found = json.loads(self.check(result, 0).stdout)
@@ -351,13 +351,62 @@ class Lab(Case):
             for key in "mean_tokens mean_bits bits_per_vector seconds".split():
                 self.assertGreaterEqual(found[key], 0)
             sample, = found["samples"]
-            self.assertEqual((sample["row"], sample["steps"], len(sample["token_ids"])), (0, 3, sample["tokens"]))
+            self.assertEqual((sample["row"], sample["steps"], len(sample["token_ids"])), (0, 60, sample["tokens"]))
             kept, = Path(work, "capacity").iterdir()
-            self.assertEqual(json.loads(kept.read_text())["results"]["natural"]["1"]["steps"], 3)
+            self.assertEqual(json.loads(kept.read_text())["results"]["natural"]["1"]["steps"], 60)
+            self.assertEqual((found["stopped"], json.loads(kept.read_text())["results"]["natural"]["1"]["stopped"]), (False, False))
             said = json.loads(self.check(softprompt("run", "-m", MODEL, "-p", adapters / "sample-1", "--max-new-tokens", 4, "--json", ""), 0).stdout)
             self.assertEqual(len(said["tokens"]), 4)
             text = self.check(softprompt(*command, "--quick", "--kind", "random", **there), 0).stdout
             self.assertRegex(text, r"(?m)^mean +\d+\.\d tokens, ")
+
+    def interrupt_cram(self, work, least_step, *flags):
+        """SIGINT to a search once it has told of step `least_step`: its exit code, its standard output and error."""
+        texts = Path(work, "texts.csv")
+        texts.write_text("text\n" + 4 * "The ship sank in the harbour before anybody had noticed that it was there. " + "\n")
+        line = [PROGRAM, "lab", "capacity", "cram", "-m", MODEL, "--samples", "1", "--steps", "1000000", "--text", texts, "--json", *flags]
+        process = subprocess.Popen([*map(str, line)], cwd=work, env={**os.environ, "SOFTPROMPT_CACHE": str(work)}, stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE, text=True)
+        told = ""
+        for message in process.stderr:
+            told += message
+            step = re.match(r"cram (\d+)/1000000 .* tokens ", message)
+            if step and int(step[1]) >= least_step:
+                break
+        process.send_signal(signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+        return process.returncode, output, told + errors
+
+    @needs_model
+    def test_cram_interrupted(self):
+        """Reported, with its adapters, and kept for the planner with a word that it was stopped."""
+        with tempfile.TemporaryDirectory() as work:
+            code, output, errors = self.interrupt_cram(work, 60, "-o", "crammed")
+            self.assertEqual(code, 1, errors)
+            self.assertRegex(errors, r"(?m)^softprompt: stopped after \d+ of 1000000 steps; what was found until then is reported$")
+            found = json.loads(output)
+            self.assertTrue(found["stopped"])
+            self.assertGreater(found["mean_bits"], 0)
+            kept, = Path(work, "capacity").iterdir()
+            result = json.loads(kept.read_text())["results"]["natural"]["1"]
+            self.assertTrue(result["stopped"])
+            self.assertEqual(result["steps"], found["samples"][0]["steps"])
+            self.assertAlmostEqual(result["bits_per_vector"], found["bits_per_vector"], 5)
+            n, adapter = found["samples"][0]["tokens"], Path(work, "crammed", "sample-1")
+            said = softprompt("run", "-m", MODEL, "-p", adapter, "--max-new-tokens", n, "--json", "")
+            self.assertEqual(json.loads(self.check(said, 0).stdout)["tokens"], found["samples"][0]["token_ids"])
+
+    @needs_model
+    def test_cram_interrupted_and_not_kept(self):
+        """A cache that is no folder: the result is printed all the same, and how plan takes it is said."""
+        with tempfile.TemporaryDirectory() as work:
+            Path(work, "capacity").write_text("")
+            code, output, errors = self.interrupt_cram(work, 60)
+            self.assertEqual(code, 1, errors)
+            found = json.loads(output)
+            self.assertGreater(found["mean_bits"], 0)
+            self.assertIn(str(Path(work, "capacity")), errors)
+            self.assertIn(f"plan, which takes it as --bits-per-vector {found['bits_per_vector']:.1f}", errors)
 
     def test_report(self):
         found = json.loads(self.check(self.universality("--quick", "--json", "--function", "sine"), 0).stdout)

@@ -3,12 +3,14 @@
 #define _GNU_SOURCE /* mkstemps */
 #include <math.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -240,10 +242,98 @@ static void results_are_kept(void **state)
     assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 1), SP_OK);
     assert_false(is_there);
     samples[0].steps = 100;
+    report.stopped = true;
+    assert_false(found.stopped);
     assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_OK);
     assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 4), SP_OK);
-    assert_true(found.bits_per_vector == 25 && found.steps == 140);
+    assert_true(found.bits_per_vector == 25 && found.steps == 140 && found.stopped);
     remove_files(work, "*.json");
+}
+
+/* Where the folder can not be made, and where the disk is full: an error, and what was kept before stays. */
+static void what_cannot_be_kept_is_an_error(void **state)
+{
+    (void)state;
+    sp_cram_sample samples[1] = {{.steps = 30}};
+    sp_cram_report report = {.num_virtual_tokens = 1, .n_samples = 1, .samples = samples, .mean_bits = 7, .bits_per_vector = 7};
+    const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY}, little = {16, RLIM_INFINITY};
+    sp_cram_result found;
+    bool is_there;
+    char *file;
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_OK);
+    samples[0].steps = 60;
+    report.bits_per_vector = 9;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &little);
+    assert_int_equal(sp_cram_result_keep(&report, work, model, SP_CRAM_NATURAL), SP_ERR_IO);
+    setrlimit(RLIMIT_FSIZE, &all);
+    assert_non_null(strstr(sp_message(), "cannot write"));
+    assert_int_equal(sp_cram_result_load(&found, &is_there, work, model, SP_CRAM_NATURAL, 1), SP_OK);
+    assert_true(is_there && found.bits_per_vector == 7);
+    assert_true(asprintf(&file, "%s/file", work) > 0);
+    fclose(fopen(file, "w"));
+    assert_int_equal(sp_cram_result_keep(&report, file, model, SP_CRAM_NATURAL), SP_ERR_IO);
+    assert_non_null(strstr(sp_message(), file));
+    free(file);
+    remove_files(work, "*");
+}
+
+/* The disk is full when the search is over: what was found is reported as if no adapter had been wanted, and the error returned. */
+static void adapters_that_cannot_be_written_lose_nothing(void **state)
+{
+    (void)state;
+    const struct rlimit all = {RLIM_INFINITY, RLIM_INFINITY}, little = {64, RLIM_INFINITY};
+    sp_cram_options options = {.kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 2, .steps = 150};
+    sp_cram_report wanted, found;
+    assert_int_equal(sp_lab_cram(&wanted, model, NULL, &options, NULL), SP_OK);
+    assert_true(wanted.mean_tokens > 0);
+    options.export_dir = work;
+    signal(SIGXFSZ, SIG_IGN);
+    setrlimit(RLIMIT_FSIZE, &little);
+    const sp_status st = sp_lab_cram(&found, model, NULL, &options, NULL);
+    setrlimit(RLIMIT_FSIZE, &all);
+    assert_int_equal(st, SP_ERR_IO);
+    assert_non_null(strstr(sp_message(), "cannot write"));
+    assert_int_equal(found.n_samples, 2);
+    assert_false(found.stopped);
+    for (size_t i = 0; i < 2; i++) assert_int_equal(found.samples[i].n_tokens, wanted.samples[i].n_tokens);
+    assert_true(found.mean_bits == wanted.mean_bits);
+    sp_cram_report_clear(&wanted);
+    sp_cram_report_clear(&found);
+    remove_files(work, "*");
+}
+
+/* Sets *user at step 60. */
+static void stop_at_60(void *user, const sp_progress *progress)
+{
+    if (progress->done == 60) *(volatile int *)user = 1;
+}
+
+/* A search that is stopped reports, and writes, what one of so many steps does. */
+static void a_stopped_search_has_what_a_shorter_one_has(void **state)
+{
+    (void)state;
+    volatile int stop = 0;
+    const sp_hooks hooks = {.progress = stop_at_60, .user = (void *)&stop, .stop = &stop};
+    sp_cram_options options = {.kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 2, .steps = 60};
+    sp_cram_report shorter, stopped;
+    assert_int_equal(sp_lab_cram(&shorter, model, NULL, &options, NULL), SP_OK);
+    assert_false(shorter.stopped);
+    options.steps = 1000;
+    options.export_dir = work;
+    assert_int_equal(sp_lab_cram(&stopped, model, NULL, &options, &hooks), SP_ERR_STOPPED);
+    assert_non_null(strstr(sp_message(), "stopped after 60 of 1000 steps"));
+    assert_true(stopped.stopped && stopped.mean_tokens == shorter.mean_tokens && stopped.mean_bits == shorter.mean_bits);
+    for (size_t i = 0; i < 2; i++) {
+        char *dir;
+        assert_int_equal(stopped.samples[i].n_tokens, shorter.samples[i].n_tokens);
+        assert_int_equal(stopped.samples[i].steps, 60);
+        assert_true(asprintf(&dir, "%s/sample-%zu", work, i + 1) > 0);
+        assert_int_equal(count_predicted(&stopped.samples[i], dir), stopped.samples[i].n_tokens);
+        remove_directory(dir);
+    }
+    sp_cram_report_clear(&shorter);
+    sp_cram_report_clear(&stopped);
 }
 
 static void it_stops_and_refuses(void **state)
@@ -254,8 +344,8 @@ static void it_stops_and_refuses(void **state)
     sp_cram_report report;
     sp_cram_options options = {.kind = SP_CRAM_RANDOM, .n_samples = 2, .steps = 50};
     assert_int_equal(sp_lab_cram(&report, model, NULL, &options, &hooks), SP_ERR_STOPPED);
-    assert_int_equal(report.n_samples, 2); /* what was found until then */
-    assert_true(report.samples[0].steps <= 1);
+    assert_int_equal(report.n_samples, 2);
+    assert_int_equal(report.samples[0].steps, 0);
     sp_cram_report_clear(&report);
     options.num_virtual_tokens = TINY_CONTEXT;
     assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_ARGUMENT);
@@ -274,6 +364,9 @@ int main(void)
         cmocka_unit_test(texts_are_drawn),
         cmocka_unit_test(a_short_text_is_crammed_whole),
         cmocka_unit_test(results_are_kept),
+        cmocka_unit_test(what_cannot_be_kept_is_an_error),
+        cmocka_unit_test(adapters_that_cannot_be_written_lose_nothing),
+        cmocka_unit_test(a_stopped_search_has_what_a_shorter_one_has),
         cmocka_unit_test(it_stops_and_refuses),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

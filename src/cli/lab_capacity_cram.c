@@ -90,6 +90,7 @@ static int print_report_json(const sp_cram_report *r, const sp_model *model, int
     json_member(&object, "mean_bits", json_finite(r->mean_bits));
     json_member(&object, "bits_per_vector", json_finite(r->bits_per_vector));
     json_member(&object, "seconds", json_finite(r->seconds));
+    json_member(&object, "stopped", json_boolean(r->stopped));
     return print_json(object);
 }
 
@@ -109,7 +110,7 @@ static void print_report(const sp_cram_report *r, const sp_model *model, int kin
     report_row("texts", "%zu, %s", r->n_samples, kind_names[kind]);
     report_row("mean", "%.1f tokens, %.1f bits beyond the model's own prediction", r->mean_tokens, r->mean_bits);
     report_row("a vector", "%.1f bits", r->bits_per_vector);
-    report_row("time", "%s", format_duration(r->seconds).text);
+    report_row("time", "%s%s", format_duration(r->seconds).text, r->stopped ? ", stopped: a longer search finds more" : "");
     if (n_whole) report_line("%zu of the texts were reproduced to their end: longer ones would measure more", n_whole);
 }
 
@@ -134,14 +135,40 @@ static int load_texts(sp_dataset **out, const cram_flags *flags, const sp_logger
     return code;
 }
 
-/* A short trial says little of a model; what is stopped or fails has said why. */
+/* A short trial says little of a model, and one that found nothing says nothing. */
+static bool is_worth_keeping(const cram_flags *flags, const sp_cram_report *report)
+{
+    size_t most_steps = 0;
+    for (size_t i = 0; i < report->n_samples; i++)
+        if (report->samples[i].steps > most_steps) most_steps = report->samples[i].steps;
+    if (flags->quick) return false;
+    if (report->mean_bits > 0 && (!report->stopped || most_steps >= QUICK_STEPS)) return true;
+    report_line("%s: not kept for softprompt plan", report->mean_bits > 0 ? "so few steps say little of the model"
+                                                                          : "no text was begun, which says nothing of the model");
+    return false;
+}
+
+/* What can not be kept is not lost: it is printed, and plan takes the number. */
 static int keep(const cram_flags *flags, const sp_cram_report *report, const sp_model *model)
 {
-    char *dir = flags->quick ? NULL : cache_path("capacity");
-    if (!dir) return flags->quick ? EXIT_DONE : EXIT_FAILED;
+    if (!is_worth_keeping(flags, report)) return EXIT_DONE;
+    char *dir = cache_path("capacity");
+    if (!dir) return EXIT_FAILED;
     const sp_status st = sp_cram_result_keep(report, dir, model, (sp_cram_kind)flags->kind);
     free(dir);
-    return st ? report_failure(st) : EXIT_DONE;
+    if (!st) return EXIT_DONE;
+    const int code = report_failure(st);
+    report_line("so the result is not kept for softprompt plan, which takes it as --bits-per-vector %.1f", report->bits_per_vector);
+    return code;
+}
+
+/* The adapters are there unless the search, which reports all the same, failed to write them. */
+static int print_found(const cram_flags *flags, const sp_cram_report *report, const sp_model *model, bool are_saved)
+{
+    if (flags->output.json) return print_report_json(report, model, flags->kind);
+    print_report(report, model, flags->kind);
+    if (flags->export_dir && are_saved) report_row("adapters", "%s/sample-1 to sample-%zu", flags->export_dir, report->n_samples);
+    return EXIT_DONE;
 }
 
 static int cram(const cram_flags *flags, sp_model *model, const sp_dataset *texts, progress_bar *bar)
@@ -162,16 +189,11 @@ static int cram(const cram_flags *flags, sp_model *model, const sp_dataset *text
     stop_at_interrupt();
     const sp_status st = sp_lab_cram(&report, model, texts, &options, &bar->hooks);
     progress_clear(bar);
-    int code = st ? report_failure(st) : keep(flags, &report, model);
-    if (report.n_samples && flags->output.json) {
-        const int printed = print_report_json(&report, model, flags->kind);
-        if (!code) code = printed;
-    } else if (report.n_samples) {
-        print_report(&report, model, flags->kind);
-        if (flags->export_dir) report_row("adapters", "%s/sample-1 to sample-%zu", flags->export_dir, report.n_samples);
-    }
+    const int searched = st ? report_failure(st) : EXIT_DONE;
+    const int kept = report.n_samples ? keep(flags, &report, model) : EXIT_DONE;
+    const int printed = report.n_samples ? print_found(flags, &report, model, !st || st == SP_ERR_STOPPED) : EXIT_DONE;
     sp_cram_report_clear(&report);
-    return code;
+    return searched ? searched : kept ? kept : printed;
 }
 
 static int run_cram(const command *self, int argc, char **argv)
@@ -198,7 +220,8 @@ const command capacity_cram_command = {
     .summary = "The longest text that a few learnt vectors make a model say by greedy decoding.",
     .details = "The vectors stand behind a frozen row, BOS, and are learnt for each text: first for a short beginning,\n"
                "then, whenever the model says all of it, for a longer one. Reported are tokens, and the bits that the\n"
-               "model alone would have needed to be told of them. docs/theory.md explains the measurement.",
+               "model alone would have needed to be told of them. Ctrl-C stops the search, and reports and keeps what was\n"
+               "found until then. docs/theory.md explains the measurement.",
     .example = "  softprompt lab capacity cram -m demo/model.gguf --samples 2 --steps 200\n"
                "  softprompt lab capacity cram -m demo/model.gguf --num-virtual-tokens 4 --kind random -o crammed",
     .groups = groups,

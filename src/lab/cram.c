@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -74,6 +75,8 @@ typedef struct crammer {
     size_t n_active;
     float *gradient; /* (n_samples, n_rows, d) */
     double begin;
+    sp_status unsaved; /* of the last adapter that could not be written; SP_OK: all are */
+    char why[512];     /* it could not */
 } crammer;
 
 /* ---- beginning and end ---- */
@@ -313,6 +316,9 @@ static sp_status learn(crammer *c, const sp_hooks *hooks)
     sp_status st = SP_OK;
     for (size_t step = 1; step <= c->options.steps && !st && !is_over(c); step++) {
         double loss = 0;
+        if (hooks && hooks->stop && *hooks->stop)
+            return sp_fail(SP_ERR_STOPPED, "stopped after %zu of %zu steps; what was found until then is reported", step - 1,
+                           c->options.steps);
         set_active(c);
         if (!c->n_active) break;
         memset(c->gradient, 0, c->n_active * c->n_rows * c->d * sizeof *c->gradient);
@@ -321,7 +327,6 @@ static sp_status learn(crammer *c, const sp_hooks *hooks)
             st = step_pass(&loss, c, i, n);
         }
         report_progress(c, hooks, step, loss / (double)c->n_active);
-        if (!st && hooks && hooks->stop && *hooks->stop) st = sp_fail(SP_ERR_STOPPED, "stopped after %zu steps", step);
     }
     return st;
 }
@@ -342,20 +347,38 @@ static sp_status generate(size_t *n, const crammer *c, const sample *s, const sp
     return st;
 }
 
-/* Behind the rows themselves, or behind the adapter that they were written to. */
-static sp_status verify(size_t *n, const crammer *c, sample *s, size_t index)
+/* Hours later would be late to notice. */
+static sp_status make_export_dir(const char *dir)
+{
+    const sp_status st = sp_make_directory(dir);
+    return !st && access(dir, W_OK | X_OK) ? sp_fail_errno(dir, "write adapters there") : st;
+}
+
+/* Writes the sample's adapter and reads it back; sp_prompt_free. */
+static sp_status save(sp_prompt **saved, const crammer *c, const sample *s, size_t index)
 {
     char name[32], *dir;
-    memcpy(sp_prompt_embeddings(s->prompt), s->best_rows, c->n_rows * c->d * sizeof *s->best_rows);
-    if (!c->options.export_dir) return generate(n, c, s, s->prompt);
-    sp_prompt *saved = NULL;
     snprintf(name, sizeof name, "sample-%zu", index + 1);
     if (!(dir = sp_path_join(c->options.export_dir, name))) return SP_ERR_MEMORY;
     sp_status st = sp_prompt_save(s->prompt, dir);
-    if (!st) st = sp_prompt_load(&saved, dir);
-    if (!st) st = generate(n, c, s, saved);
-    sp_prompt_free(saved);
+    if (!st) st = sp_prompt_load(saved, dir);
     free(dir);
+    return st;
+}
+
+/* Behind the adapter that the rows were written to, or behind the rows themselves: where it could not be written, what hours have
+ * found is still reported, and the failure comes last. */
+static sp_status verify(size_t *n, crammer *c, sample *s, size_t index)
+{
+    sp_prompt *saved = NULL;
+    memcpy(sp_prompt_embeddings(s->prompt), s->best_rows, c->n_rows * c->d * sizeof *s->best_rows);
+    const sp_status unsaved = c->options.export_dir ? save(&saved, c, s, index) : SP_OK;
+    if (unsaved) {
+        c->unsaved = unsaved;
+        snprintf(c->why, sizeof c->why, "%s", sp_message());
+    }
+    const sp_status st = generate(n, c, s, saved ? saved : s->prompt);
+    sp_prompt_free(saved);
     return st;
 }
 
@@ -372,7 +395,7 @@ static sp_status count_bits(double *bits, const crammer *c, const sample *s, siz
     return st;
 }
 
-static sp_status report_sample(sp_cram_sample *out, const crammer *c, sample *s, size_t index)
+static sp_status report_sample(sp_cram_sample *out, crammer *c, sample *s, size_t index)
 {
     *out = (sp_cram_sample){.row = s->text.row, .n_text = s->text.n, .steps = s->steps};
     sp_status st = verify(&out->n_tokens, c, s, index);
@@ -383,7 +406,7 @@ static sp_status report_sample(sp_cram_sample *out, const crammer *c, sample *s,
     return SP_OK;
 }
 
-static sp_status report_samples(sp_cram_report *out, const crammer *c)
+static sp_status report_samples(sp_cram_report *out, crammer *c)
 {
     const size_t n = c->options.n_samples;
     sp_status st = SP_OK;
@@ -399,6 +422,16 @@ static sp_status report_samples(sp_cram_report *out, const crammer *c)
     return st;
 }
 
+/* After a search that ended as `learnt` says, OK or STOPPED. */
+static sp_status report_or_fail(sp_cram_report *out, crammer *c, sp_status learnt)
+{
+    const sp_status st = report_samples(out, c);
+    if (st) sp_cram_report_clear(out);
+    out->stopped = !st && learnt;
+    if (st) return st;
+    return c->unsaved ? sp_fail(c->unsaved, "%s", c->why) : learnt;
+}
+
 sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
                       const sp_hooks *hooks)
 {
@@ -406,15 +439,10 @@ sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *te
     const sp_compute compute = sp_model_compute(model);
     *out = (sp_cram_report){0};
     sp_status st = init_crammer(&c, model, texts, options);
-    if (!st && c.options.export_dir) st = sp_make_directory(c.options.export_dir);
+    if (!st && c.options.export_dir) st = make_export_dir(c.options.export_dir);
     if (!st) st = learn(&c, hooks);
-    const bool stopped = st == SP_ERR_STOPPED;
     sp_model_set_compute(model, SP_COMPUTE_F32);
-    if (!st || stopped) {
-        const sp_status reported = report_samples(out, &c);
-        if (reported) st = reported;
-    }
-    if (st && !(stopped && st == SP_ERR_STOPPED)) sp_cram_report_clear(out);
+    if (!st || st == SP_ERR_STOPPED) st = report_or_fail(out, &c, st);
     sp_model_set_compute(model, compute);
     free_crammer(&c);
     return st;

@@ -43,6 +43,7 @@ static sp_status read_result(sp_cram_result *out, const json_t *object, const ch
     if (!st) st = sp_json_get_real(&out->mean_tokens, object, "mean_tokens", path);
     if (!st) st = sp_json_get_real(&out->mean_bits, object, "mean_bits", path);
     if (!st) st = sp_json_get_size(&out->n_samples, object, "samples", path);
+    out->stopped = json_is_true(json_object_get(object, "stopped"));
     return st ? st : sp_json_get_size(&out->steps, object, "steps", path);
 }
 
@@ -78,8 +79,9 @@ static sp_status write_result(json_t *file, const char *path, const sp_model *mo
     sp_model_get_info(&info, model);
     snprintf(key, sizeof key, "%zu", num_virtual_tokens);
     json_t *results = member(file, "results"), *of_kind = results ? member(results, kind_names[kind]) : NULL;
-    json_t *object = json_pack("{s:f, s:f, s:f, s:I, s:I}", "bits_per_vector", r->bits_per_vector, "mean_tokens", r->mean_tokens,
-                               "mean_bits", r->mean_bits, "samples", (json_int_t)r->n_samples, "steps", (json_int_t)r->steps);
+    json_t *object = json_pack("{s:f, s:f, s:f, s:I, s:I, s:b}", "bits_per_vector", r->bits_per_vector, "mean_tokens",
+                               r->mean_tokens, "mean_bits", r->mean_bits, "samples", (json_int_t)r->n_samples, "steps",
+                               (json_int_t)r->steps, "stopped", r->stopped);
     if (!of_kind || !object || json_object_set_new(of_kind, key, object) ||
         json_object_set_new(file, "model", sp_json_text(info.path, strlen(info.path))))
         return sp_json_fail_no_memory();
@@ -91,7 +93,8 @@ sp_status sp_cram_result_keep(const sp_cram_report *report, const char *dir, con
     sp_cram_result before, now = {.bits_per_vector = report->bits_per_vector,
                                   .mean_tokens = report->mean_tokens,
                                   .mean_bits = report->mean_bits,
-                                  .n_samples = report->n_samples};
+                                  .n_samples = report->n_samples,
+                                  .stopped = report->stopped};
     bool found;
     json_t *file = NULL;
     for (size_t i = 0; i < report->n_samples; i++) now.steps += report->samples[i].steps;
