@@ -1191,6 +1191,7 @@ typedef struct sp_cram_sample {
     size_t n_tokens; /* that greedy decoding behind the vectors says exactly */
     size_t n_text;   /* the most it could have been */
     size_t steps;    /* that were taken */
+    size_t restarts; /* how often vectors that learnt nothing began anew */
     double bits;     /* of these tokens under the model without the vectors, behind BOS: sum of -log2 p */
     int32_t *tokens; /* (n_text) */
 } sp_cram_sample;

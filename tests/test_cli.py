@@ -351,6 +351,7 @@ class Lab(Case):
             for key in "mean_tokens mean_bits bits_per_vector seconds".split():
                 self.assertGreaterEqual(found[key], 0)
             sample, = found["samples"]
+            self.assertEqual(list(sample), ["tokens", "bits", "row", "text_tokens", "steps", "restarts", "token_ids", "text"])
             self.assertEqual((sample["row"], sample["steps"], len(sample["token_ids"])), (0, 60, sample["tokens"]))
             kept, = Path(work, "capacity").iterdir()
             self.assertEqual(json.loads(kept.read_text())["results"]["natural"]["1"]["steps"], 60)

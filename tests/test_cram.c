@@ -154,6 +154,22 @@ static void the_same_call_finds_the_same(void **state)
     sp_cram_report_clear(&longer);
 }
 
+/* At a rate that moves nothing no token is said, so vectors begin anew, from other tokens each time, after 100 steps; and the
+ * search does not mistake that for progress. */
+static void vectors_that_say_nothing_begin_anew(void **state)
+{
+    (void)state;
+    const sp_cram_options options = {.kind = SP_CRAM_RANDOM, .n_samples = 2, .steps = 210, .learning_rate = 1e-9};
+    sp_cram_report report;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_OK);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(report.samples[i].n_tokens, 0);
+        assert_int_equal(report.samples[i].restarts, 2);
+        assert_int_equal(report.samples[i].steps, 210);
+    }
+    sp_cram_report_clear(&report);
+}
+
 static sp_dataset *load_rows(const char *rows)
 {
     sp_dataset *data;
@@ -361,6 +377,7 @@ int main(void)
         cmocka_unit_test(what_is_reported_is_what_the_adapters_say),
         cmocka_unit_test(what_bf16_finds_counts_in_f32),
         cmocka_unit_test(the_same_call_finds_the_same),
+        cmocka_unit_test(vectors_that_say_nothing_begin_anew),
         cmocka_unit_test(texts_are_drawn),
         cmocka_unit_test(a_short_text_is_crammed_whole),
         cmocka_unit_test(results_are_kept),

@@ -73,6 +73,7 @@ static json_t *sample_json(const sp_model *model, const sp_cram_sample *s)
     json_member(&object, "row", json_integer((json_int_t)s->row));
     json_member(&object, "text_tokens", json_integer((json_int_t)s->n_text));
     json_member(&object, "steps", json_integer((json_int_t)s->steps));
+    json_member(&object, "restarts", json_integer((json_int_t)s->restarts));
     json_member(&object, "token_ids", ids);
     json_member(&object, "text", json_text(text ? text : ""));
     sp_free(text);

@@ -34,9 +34,11 @@ enum {
     DEFAULT_STEPS = 1000,
     TEXT_TOKENS = 192, /* a text is cut to as many for each vector */
     FIRST_TARGET = 8,  /* learning begins with as many, however many vectors there are, */
-    GROWTH = 2,        /* and goes on by as many for each vector */
+    SECOND_TARGET = 2, /* vectors that begin anew with as many, */
+    GROWTH = 2,        /* and goes on by as many for each vector, at most to twice as many */
     INIT_TOKENS = 8,
-    PATIENCE = 150, /* steps in which the first target is learnt, or the vectors begin anew */
+    SILENCE = 100,  /* steps in which something is said, */
+    PATIENCE = 150, /* and in which the first target is learnt, or the vectors begin anew */
     MAX_PASS_SAMPLES = 64
 };
 
@@ -53,6 +55,7 @@ typedef struct sample {
     size_t first_target;
     size_t begun;     /* the step that the present vectors began at */
     size_t n_begun;   /* how often vectors began anew */
+    bool speaks;      /* the present vectors have said a token */
     size_t best;      /* tokens said without an error, at most; behind best_rows */
     float *best_rows; /* (num_virtual_tokens + 1, d_model) */
     float *doubts;    /* (text.n) (1 - p)^2 + FLOOR of each token when it was last computed */
@@ -143,9 +146,12 @@ static sp_status create_optimizer(sample *s)
     return st;
 }
 
-/* Some starts never learn even the first token. */
+/* Some starts never learn even the first token: the later ones, which have a text before them, are easier and lead the vectors
+ * elsewhere. So the next start has little but that token to learn. */
 static sp_status begin_anew(sample *s, const crammer *c)
 {
+    s->speaks = false;
+    s->target = s->first_target = sp_smaller(s->text.n, SECOND_TARGET);
     sp_optimizer_free(s->optimizer);
     s->optimizer = NULL;
     s->begun = s->steps;
@@ -261,8 +267,16 @@ static void take_note(const crammer *c, sample *s)
         s->best = s->said;
         memcpy(s->best_rows, sp_prompt_embeddings(s->prompt), c->n_rows * c->d * sizeof *s->best_rows);
     }
+    s->speaks |= s->said > 0;
     s->is_whole = s->best == s->text.n;
-    if (s->said == s->target) s->target = sp_smaller(s->text.n, s->target + GROWTH * c->options.num_virtual_tokens);
+    if (s->said == s->target)
+        s->target = sp_smaller(s->text.n, s->target + sp_smaller(s->target, GROWTH * c->options.num_virtual_tokens));
+}
+
+static bool is_hopeless(const sample *s)
+{
+    const size_t steps = s->steps - s->begun;
+    return (!s->speaks && steps == SILENCE) || (s->target == s->first_target && steps == PATIENCE);
 }
 
 /* One pass over n_pass samples from `first` on, and a step of each; *loss += the mean loss of each, unweighted. */
@@ -287,7 +301,7 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
         if (s->is_whole) continue;
         sp_optimizer_step(s->optimizer, sp_prompt_weights(s->prompt), c->gradient + (first + i) * n_values,
                           c->options.learning_rate, ++s->steps - s->begun);
-        if (s->target == s->first_target && s->steps - s->begun == PATIENCE) st = begin_anew(s, c);
+        if (is_hopeless(s)) st = begin_anew(s, c);
     }
     return st;
 }
@@ -397,7 +411,7 @@ static sp_status count_bits(double *bits, const crammer *c, const sample *s, siz
 
 static sp_status report_sample(sp_cram_sample *out, crammer *c, sample *s, size_t index)
 {
-    *out = (sp_cram_sample){.row = s->text.row, .n_text = s->text.n, .steps = s->steps};
+    *out = (sp_cram_sample){.row = s->text.row, .n_text = s->text.n, .steps = s->steps, .restarts = s->n_begun};
     sp_status st = verify(&out->n_tokens, c, s, index);
     if (!st) st = count_bits(&out->bits, c, s, out->n_tokens);
     if (st) return st;
