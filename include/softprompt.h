@@ -396,6 +396,14 @@ SP_API sp_status sp_loss(double *loss, float *gradient, sp_model *model, const s
 SP_API sp_status sp_distillation_loss(double *loss, float *gradient, sp_model *model, const sp_prompt *prompt,
                                       const int32_t *context, size_t n_context, const sp_example *queries, size_t n_queries);
 
+/* How far the keys of a prompt (of the task in use) reach beyond max_logit R > 0. Of each layer and key head, with k_j the prompt's
+ * keys as attention reads them, behind RoPE, and c their mean:
+ *     penalty = mean over heads and virtual tokens of max(0, query_norm |k_j - c| / R - 1)^2
+ *   query_norms (n_layer, n_head_kv) the largest scale |q| of the queries that count; a head whose norm is 0 counts 0
+ *   gradient    (sp_prompt_n_weights) written: dpenalty/dweights, zero where they are frozen; NULL: not computed */
+SP_API sp_status sp_key_penalty(double *penalty, float *gradient, sp_model *model, const sp_prompt *prompt,
+                                const float *query_norms, double max_logit);
+
 /* ---- sessions: one growing text on one prompt ----------------------------------------------------------------- */
 
 typedef struct sp_session sp_session;
@@ -553,20 +561,27 @@ typedef struct sp_train_options {
     const char *teacher_context; /* a text that the prompt is to stand for; NULL: answers are learnt */
     size_t num_queries;          /* without training data: queries that the model samples behind the text; 0: 512 */
     size_t query_length;         /* tokens of each, or up to an end token; 0: 64 */
-    double max_logit;            /* PREFIX and CARTRIDGE: a bound on the centred scores of the prompt's keys, below; 0: none */
-    size_t key_rank;             /* with max_logit: dimensions in which the keys of a head may differ; 0: all */
+    double max_logit;            /* a bound on the centred scores of the prompt's keys, or the aim of a penalty, below; 0: none */
+    double max_logit_weight;     /* of the penalty; 0: 0.1 */
+    size_t key_rank;             /* with a bound: dimensions in which the keys of a head may differ; 0: all */
 } sp_train_options;
 
-/* Keys inside the criterion, docs/bounded-keys.md. With max_logit R, of each layer and key head the prompt's keys are kept such
- * that |scale q . (k_j - c)| <= R,   c the mean of the prompt's keys, for every query q measured on training rows (at most 512 of
- * them), by Cauchy and Schwarz: each step ends with a projection onto k_j = c + a_j U, scale |a_j| max|U q| <= R, U (key_rank,
- * d_head) orthonormal and frozen: the directions in which the queries were longest when training began. Queries move with the
- * prompt; training ends with measuring and projecting until they agree. */
+/* Keys inside the criterion, docs/bounded-keys.md. With max_logit R, and method PREFIX (without prefix_projection) or CARTRIDGE, of
+ * each layer and key head the prompt's keys are kept such that |scale q . (k_j - c)| <= R,   c the mean of the prompt's keys, for
+ * every query q measured on training rows (at most 128 of them), by Cauchy and Schwarz: each step ends with a projection onto
+ * k_j = c + a_j U, scale |a_j| max|U q| <= R, U (key_rank, d_head) orthonormal and frozen: the directions in which the queries were
+ * longest when training began. Queries move with the prompt; training ends with measuring and projecting until they agree.
+ *
+ * Keys that come from embeddings, through the model, or from a network cannot be projected. With the other methods training adds
+ * max_logit_weight times sp_key_penalty to its loss, which presses them towards R and bounds nothing: the report says what was
+ * reached. Rows of several tasks bring the penalty of their own task's prompt; norms of queries are the largest of all tasks'. */
 typedef struct sp_key_bound_report {
     double max_logit;
+    bool is_penalty; /* keys were pressed towards max_logit, and may lie beyond; else they are inside, on the rows measured */
     size_t key_rank;
     size_t n_heads;          /* n_layer * n_head_kv */
-    double training_bound;   /* the largest scale |a_j| max|U q| of a head, of the training rows measured: at most max_logit */
+    double training_bound;   /* the largest scale |a_j| max|U q| of a head, of the training rows measured: at most max_logit, but
+                              * for a penalty */
     size_t n_rows;           /* tokens whose queries the next figures are of */
     bool are_held_out;       /* of rows that are not trained on; else of those of training_bound */
     double bound;            /* as training_bound */

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """kill_resume.py: training that is killed with SIGKILL at random moments and resumed ends in the same bytes as training that is not.
 
-    python3 tests/kill_resume.py prompt|cartridge|multitask|cpt|distill|ptuning|bounded PATH_OF_train_tiny [KILLS]
+    python3 tests/kill_resume.py prompt|cartridge|multitask|cpt|distill|ptuning|bounded|penalised PATH_OF_train_tiny [KILLS]
     python3 tests/kill_resume.py program PATH_OF_softprompt [KILLS]
 
 The first, named by the method, trains a model of two layers, so that most kills fall among the writes; `program` trains SmolLM2

@@ -131,7 +131,10 @@ class UsageErrors(Case):
         ((*TRAIN, "--weights", "f16"), ["--weights", "auto|mapped|f32"]),
         ((*TRAIN, "--weights", "bf16"), ["--weights", "not in this version"]),
         ((*TRAIN, "--method", "lora"), ["--method", "prompt"]),
-        ((*TRAIN, "--max-logit", "3"), ["--max-logit", "--method prefix"]),
+        ((*TRAIN, "--max-logit", "3", "--key-rank", "4"), ["--key-rank", "--method prefix"]),
+        ((*TRAIN, "--max-logit", "3", "--sink", "bos"), ["--max-logit", "--sink none"]),
+        ((*TRAIN, "--max-logit-weight", "3"), ["--max-logit-weight", "--max-logit R"]),
+        ((*TRAIN, "--max-logit", "3", "--max-logit-weight", "3", "--method", "prefix"), ["--max-logit-weight", "--method prefix"]),
         ((*TRAIN, "--max-logit", "0", "--method", "prefix"), ["--max-logit", "from 1e-06"]),
         ((*TRAIN, "--key-rank", "4", "--method", "prefix"), ["--key-rank", "--max-logit"]),
         ((*TRAIN, "--text-position", "9"), ["--text-position", "prefix and cartridge"]),
@@ -139,7 +142,7 @@ class UsageErrors(Case):
         (("compile", "-m", "a", "-p", "b"), ["--output"]),
         (("compile", "-m", "a", "-p", "b", "-o", "c", "--epsilon", "1"), ["--epsilon", "to 0.999"]),
         (("compile", "-m", "a", "-p", "b", "-o", "c", "--method", "magic"), ["--method", "polynomial"]),
-        ((*TRAIN, "--max-logit", "3", "--method", "prefix", "--prefix-projection"), ["--max-logit", "--prefix-projection"]),
+        ((*TRAIN, "--max-logit", "3", "--key-rank", "4", "--method", "prefix", "--prefix-projection"), ["--key-rank", "--prefix-projection"]),
         ((*TRAIN, "--max-logit", "3", "--method", "cartridge", "--num-frozen-tokens", "1"), ["--max-logit", "--num-frozen-tokens 0"]),
         ((*TRAIN, "--num-queries", "9"), ["--num-queries", "--teacher-context"]),
         ((*TRAIN, "--teacher-context", "f", "--query-length", "9"), ["--query-length", "without --data"]),
@@ -266,7 +269,7 @@ class Help(Case):
             "train": "--method --num-virtual-tokens --num-frozen-tokens --init --init-text --sink --template --verbalizer "
                      "--text-column --label-column --max-length --optimizer --batch-size --gradient-accumulation-steps --steps --epochs --learning-rate "
                      "--warmup-steps --schedule --max-grad-norm --seed --threads --eval-every --early-stopping-patience "
-                     "--save-every --resume --overwrite --max-logit --key-rank --text-position --teacher-context --num-queries --query-length --weights --json --quiet "
+                     "--save-every --resume --overwrite --max-logit --max-logit-weight --key-rank --text-position --teacher-context --num-queries --query-length --weights --json --quiet "
                      "--task-column --num-tasks --num-ranks --init-prompt --source-init --source-task --cpt-examples "
                      "--opt-weighted-loss-type --opt-loss-decay-factor --opt-projection-epsilon --opt-projection-format-epsilon",
             "eval": "--predictions --template --verbalizer --text-column --label-column --max-length --batch-size --threads --json "
@@ -696,6 +699,23 @@ class Train(WithModel):
         for content, code, part in ((b"", 1, "is empty"), (b"a\0b", 1, "NUL"), (b"caf\xe9", 2, "UTF-8"), (b"word " * 9000, 2, "shorten")):
             text.write_bytes(content)
             self.assert_message(softprompt(*line, "--overwrite"), code, part)
+
+    def test_penalty_on_keys(self):
+        """Of a method whose keys come from embeddings: the report, which says that it is no bound, and the log."""
+        directory = self.work / "pressed"
+        text = self.check(train(directory, "-e", self.data, "--max-logit", 2, "--max-logit-weight", 0.5), 0).stdout
+        self.assertRegex(text, r"(?m)^keys +pressed towards --max-logit 2 by a penalty, which bounds nothing: scores within \d+\.\d{4} of")
+        self.assertRegex(text, r"(?m)^reached +scores \d+\.\d{4}, bound \d+\.\d{4}, entries \d+\.\d{4} on \d+ tokens of the evaluation$")
+        told = json.loads(self.check(train(directory, "-e", self.data, "--max-logit", 2, "--max-logit-weight", 0.5, "--json", "--resume"), 0)
+                          .stdout)["key_bound"]
+        self.assertEqual(list(told), ["max_logit", "is_penalty", "key_rank", "n_heads", "training_bound", "bound", "score", "entries",
+                                      "n_scores_inside", "n_entries_inside", "n_rows", "are_held_out"])
+        self.assertIs(told["is_penalty"], True)
+        saved = json.loads((directory / "softprompt.json").read_text())["method"]["key_bound"]
+        self.assertEqual((saved["is_penalty"], saved["max_logit"]), (True, 2))
+        rows = [json.loads(line) for line in (directory / "log.jsonl").read_text().splitlines()]
+        self.assertTrue(all(row["penalty"] > 0 for row in rows))
+        self.assert_message(train(directory, "-e", self.data, "--max-logit", 2, "--resume"), 1, "max_logit_weight (saved 0.5")
 
     def test_what_cannot_be_trained_leaves_nothing(self):
         directory = self.work / "never"

@@ -78,7 +78,8 @@ static void test_run_log(void **state)
 {
     (void)state;
     sp_run_log *log;
-    sp_run_log_step row = {1, 0.7, 0.002, NAN, 0.25, 16, 611};
+    sp_run_log_step row = {
+        .step = 1, .loss = 0.7, .learning_rate = 0.002, .grad_norm = NAN, .seconds = 0.25, .examples = 16, .tokens = 611};
     assert_int_equal(sp_run_log_open(&log, path, 0), SP_OK);
     assert_int_equal(sp_run_log_add_step(log, &row), SP_OK);
     uint64_t offset = sp_run_log_offset(log);

@@ -236,14 +236,16 @@ static sp_status train_ptuning(const char *path)
                                                      .encoder_hidden_size = 2};
     static const int32_t tokens[] = {72, 101, 108};
     static const sp_example example = {tokens, 3, 1, 0};
+    static const float norms[TINY_LAYERS * TINY_KV_HEADS] = {1, 1, 1, 1};
     static float gradient[1 << 14];
     sp_model *model;
     sp_prompt *prompt = NULL;
-    double loss;
+    double loss, penalty;
     sp_status st = sp_model_load(&model, path, &options);
     if (!st) st = sp_prompt_create(&prompt, model, &prompt_options);
     if (!st) assert_in_range(sp_prompt_n_weights(prompt), 1, ARRAY_LEN(gradient));
     if (!st) st = sp_loss(&loss, gradient, model, prompt, &example, 1);
+    if (!st) st = sp_key_penalty(&penalty, gradient, model, prompt, norms, 0.1);
     if (!st) st = sp_prompt_update(prompt);
     sp_prompt_free(prompt);
     sp_model_free(model);

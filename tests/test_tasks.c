@@ -348,6 +348,14 @@ static void evaluation_is_by_task(void **state)
     sp_prompt_free(p);
 }
 
+static void remove_run(char *dir)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "rm -rf '%s'", dir);
+    assert_int_equal(system(command), 0);
+    free(dir);
+}
+
 /* As many tasks as the data name; a run's directory tells which. */
 static void training_counts_the_tasks(void **state)
 {
@@ -370,10 +378,67 @@ static void training_counts_the_tasks(void **state)
     data = load_rows("{\"text\": \"warm\", \"label\": \"good\", \"task\": 2000}\n");
     assert_fails(sp_train(&report, model, data, NULL, dir, &options, NULL), SP_ERR_ARGUMENT, "line 1: task 2000");
     sp_dataset_free(data);
-    char command[4096];
-    snprintf(command, sizeof command, "rm -rf '%s'", dir);
-    assert_int_equal(system(command), 0);
-    free(dir);
+    remove_run(dir);
+}
+
+/* What the newest checkpoint of a run of one step holds of queries. */
+static void read_norms(float norms[TINY_LAYERS * TINY_KV_HEADS], const char *dir)
+{
+    char *path = sp_path_join(dir, "checkpoints/step-00000001.safetensors");
+    sp_safetensors *file;
+    if (sp_safetensors_open(&file, path)) fail_msg("%s", sp_message());
+    const sp_st_tensor *tensor = sp_safetensors_find(file, "query_norms");
+    assert_int_equal(sp_safetensors_read_f32(norms, file, tensor, 0, TINY_LAYERS * TINY_KV_HEADS), SP_OK);
+    assert_null(sp_safetensors_find(file, "key_directions"));
+    sp_safetensors_close(file);
+    free(path);
+}
+
+static double penalty_of_the_first_step(const char *dir)
+{
+    char *path = sp_path_join(dir, "log.jsonl");
+    json_t *row = json_load_file(path, JSON_DISABLE_EOF_CHECK, NULL);
+    const double penalty = json_number_value(json_object_get(row, "penalty"));
+    json_decref(row);
+    free(path);
+    return penalty;
+}
+
+/* Five rows in a step, of which two, none, two and one stand behind the tasks' prompts: as many shares of these prompts' penalties,
+ * by the largest queries of all. The step is too short to move anything. */
+static void each_row_brings_its_prompts_penalty(void **state)
+{
+    (void)state;
+    static const double shares[] = {0.4, 0, 0.4, 0.2};
+    char *dir = make_directory();
+    sp_dataset *data = load_rows(rows_of_tasks);
+    sp_train_report report;
+    float norms[TINY_LAYERS * TINY_KV_HEADS];
+    double expected = 0, of_task[4];
+    const sp_train_options options = {
+        .prompt = {.method = SP_METHOD_MULTITASK, .num_virtual_tokens = P, .num_ranks = RANKS, .seed = 5},
+        .task = task,
+        .steps = 1,
+        .batch_size = 5,
+        .learning_rate = 1e-12,
+        .max_logit = 0.1,
+        .max_logit_weight = 3,
+        .overwrite = true};
+    if (sp_train(&report, model, data, NULL, dir, &options, NULL)) fail_msg("%s", sp_message());
+    assert_true(report.key_bound.is_penalty && !report.key_bound.are_held_out);
+    assert_true(fabs(report.key_bound.bound - report.key_bound.training_bound) <= 1e-6 * report.key_bound.bound);
+    sp_prompt *p = load(dir);
+    read_norms(norms, dir);
+    for (size_t k = 0; k < 4; k++) {
+        assert_int_equal(sp_prompt_use_task(p, k), SP_OK);
+        assert_int_equal(sp_key_penalty(&of_task[k], NULL, model, p, norms, 0.1), SP_OK);
+        expected += 3 * shares[k] * of_task[k];
+    }
+    assert_true(fabs(of_task[0] - of_task[2]) > 2e-5 * of_task[0] && fabs(of_task[3] - of_task[2]) > 2e-5 * of_task[2]);
+    assert_true(fabs(penalty_of_the_first_step(dir) - expected) <= 1e-7 * expected);
+    sp_prompt_free(p);
+    sp_dataset_free(data);
+    remove_run(dir);
 }
 
 int main(void)
@@ -388,6 +453,7 @@ int main(void)
         cmocka_unit_test(a_pass_over_several_tasks_is_the_mean_of_each_ones),
         cmocka_unit_test(evaluation_is_by_task),
         cmocka_unit_test(training_counts_the_tasks),
+        cmocka_unit_test(each_row_brings_its_prompts_penalty),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
 }

@@ -610,6 +610,85 @@ static void test_bounded_keys(void **state)
     assert_non_null(strstr(sp_message(), "max_logit (saved 0.5, now none)"));
 }
 
+/* A method whose keys come from embeddings or a network: the report says that it is a penalty, and that it drew them together; and
+ * a run that goes on behind a stop, over the step in which queries are measured again, is the same. */
+static void check_penalised(sp_prompt_options prompt, const char *name)
+{
+    sp_train_report report, stopped, again, without;
+    sp_train_options options = options_of_run();
+    char other[32];
+    options.prompt = prompt;
+    options.steps = 43;
+    options.eval_every = 0; /* the best of several evaluations might be an early one */
+    options.max_logit = 0.2;
+    options.max_logit_weight = 1e-9;
+    options.overwrite = true;
+    assert_int_equal(train_in(&without, "unpressed", &options, NULL), SP_OK);
+    options.overwrite = false;
+    options.max_logit_weight = 3;
+    assert_int_equal(train_in(&report, name, &options, NULL), SP_OK);
+    const sp_key_bound_report *r = &report.key_bound;
+    assert_true(report.has_key_bound && r->is_penalty && r->max_logit == 0.2 && r->are_held_out && r->n_rows > 10);
+    assert_true(r->n_heads == TINY_LAYERS * TINY_KV_HEADS && r->training_bound > 0 && r->score <= r->bound * (1 + 1e-6));
+    printf("%s: bound %g without, %g with\n", name, without.key_bound.bound, r->bound);
+    assert_true(r->bound < 0.9 * without.key_bound.bound);
+    check_adapter(&report, name);
+    snprintf(other, sizeof other, "%s-stopped", name);
+    assert_true(train_with_stops(&stopped, other, options) > 20);
+    assert_same_run(name, other);
+    assert_true(stopped.key_bound.bound == r->bound && stopped.key_bound.is_penalty);
+    options.resume = true;
+    assert_int_equal(train_in(&again, name, &options, NULL), SP_OK);
+    assert_true(again.already_finished && again.key_bound.is_penalty && again.key_bound.bound == r->bound);
+    options.max_logit_weight = 2;
+    assert_int_equal(train_in(&again, name, &options, NULL), SP_ERR_MISMATCH);
+    assert_non_null(strstr(sp_message(), "max_logit_weight (saved 3"));
+}
+
+static void test_penalised_keys(void **state)
+{
+    (void)state;
+    check_penalised((sp_prompt_options){.num_virtual_tokens = N_VIRTUAL}, "pressed");
+    check_penalised((sp_prompt_options){.method = SP_METHOD_PTUNING, .num_virtual_tokens = N_VIRTUAL, .encoder_hidden_size = 16},
+                    "pressed-ptuning");
+    check_penalised((sp_prompt_options){.method = SP_METHOD_MULTITASK, .num_virtual_tokens = N_VIRTUAL, .num_tasks = 1},
+                    "pressed-multitask");
+    check_penalised((sp_prompt_options){.method = SP_METHOD_CPT, .init_text = "a dull film", .opt_projection_format_epsilon = 10},
+                    "pressed-cpt");
+    check_penalised((sp_prompt_options){.method = SP_METHOD_PREFIX, .num_virtual_tokens = N_VIRTUAL, .prefix_projection = true},
+                    "pressed-projection");
+}
+
+/* What the first row of a run's log says. */
+static double first_of_log(const char *run, const char *member)
+{
+    json_t *rows = log_of(run, "log.jsonl");
+    const double value = json_number_value(json_object_get(json_array_get(rows, 0), member));
+    json_decref(rows);
+    return value;
+}
+
+/* The penalty is of a step, not of a pass. */
+static void test_penalty_of_accumulated_batches(void **state)
+{
+    (void)state;
+    sp_train_report report;
+    sp_train_options options = options_of_run();
+    options.steps = 1;
+    options.eval_every = 0;
+    options.max_logit = 0.2;
+    options.max_logit_weight = 5;
+    options.batch_size = 1;
+    options.gradient_accumulation_steps = 4;
+    assert_int_equal(train_in(&report, "pressed-in-parts", &options, NULL), SP_OK);
+    options.batch_size = 4;
+    options.gradient_accumulation_steps = 1;
+    assert_int_equal(train_in(&report, "pressed-whole", &options, NULL), SP_OK);
+    const double whole = first_of_log("pressed-whole", "grad_norm"), penalty = first_of_log("pressed-whole", "penalty");
+    assert_true(penalty > 0.1 && first_of_log("pressed-in-parts", "penalty") == penalty);
+    assert_true(fabs(first_of_log("pressed-in-parts", "grad_norm") - whole) <= 1e-5 * whole);
+}
+
 static void test_bounds_that_cannot_be(void **state)
 {
     (void)state;
@@ -621,9 +700,12 @@ static void test_bounds_that_cannot_be(void **state)
         {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = -1}, "give a number above 0"},
         {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = NAN}, "give a number above 0"},
         {{.prompt = {.method = SP_METHOD_PREFIX}, .key_rank = 2}, "give a number above 0"},
-        {{.prompt = {.method = SP_METHOD_PROMPT}, .max_logit = 1}, "use method prefix or cartridge"},
-        {{.prompt = {.method = SP_METHOD_CPT}, .max_logit = 1}, "use method prefix or cartridge"},
-        {{.prompt = {.method = SP_METHOD_PREFIX, .prefix_projection = true}, .max_logit = 1}, "goes without prefix_projection"},
+        {{.prompt = {.method = SP_METHOD_PROMPT}, .max_logit = 1, .key_rank = 2}, "use method prefix or cartridge"},
+        {{.prompt = {.method = SP_METHOD_PREFIX, .prefix_projection = true}, .max_logit = 1, .key_rank = 2}, "leave it out"},
+        {{.prompt = {.method = SP_METHOD_PROMPT, .sink = SP_SINK_BOS}, .max_logit = 1}, "use no sink"},
+        {{.prompt = {.method = SP_METHOD_PROMPT}, .max_logit_weight = 1}, "give a number above 0"},
+        {{.prompt = {.method = SP_METHOD_PROMPT}, .max_logit = 1, .max_logit_weight = -1}, "max_logit_weight is -1"},
+        {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = 1, .max_logit_weight = 1}, "leave it out"},
         {{.prompt = {.method = SP_METHOD_CARTRIDGE, .num_frozen_tokens = 1}, .max_logit = 1}, "use num_frozen_tokens 0"},
         {{.prompt = {.method = SP_METHOD_PREFIX}, .max_logit = 1, .key_rank = 1000}, "give 1 to 8"},
     };
@@ -663,6 +745,8 @@ int main(void)
         cmocka_unit_test(test_early_stopping),
         cmocka_unit_test(test_divergence),
         cmocka_unit_test(test_bounded_keys),
+        cmocka_unit_test(test_penalised_keys),
+        cmocka_unit_test(test_penalty_of_accumulated_batches),
         cmocka_unit_test(test_bounds_that_cannot_be),
         cmocka_unit_test(test_overwrite),
     };

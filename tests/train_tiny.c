@@ -48,7 +48,7 @@ typedef struct kind {
 static const kind kinds[] = {{"prompt", SP_METHOD_PROMPT, false, 0, 0},       {"cartridge", SP_METHOD_CARTRIDGE, false, 0, 0},
                              {"multitask", SP_METHOD_MULTITASK, false, 0, 0}, {"cpt", SP_METHOD_CPT, false, 0, 0},
                              {"ptuning", SP_METHOD_PTUNING, false, 0, 0},     {"distill", SP_METHOD_PREFIX, true, 0, 0},
-                             {"bounded", SP_METHOD_PREFIX, false, 0.4, 2}};
+                             {"bounded", SP_METHOD_PREFIX, false, 0.4, 2},    {"penalised", SP_METHOD_PROMPT, false, 0.4, 0}};
 
 static sp_train_options options_of(const kind *k)
 {

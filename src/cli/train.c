@@ -37,7 +37,7 @@ typedef struct train_flags {
     size_t eval_every, early_stopping_patience, save_every;
     const char *teacher_context;
     size_t num_queries, query_length;
-    double max_logit;
+    double max_logit, max_logit_weight;
     size_t key_rank;
     output_flags output;
 } train_flags;
@@ -137,11 +137,14 @@ static const option_row training_rows[] = {
      .min = 1},
     {0}};
 
-static const option_row bound_rows[] = {{OPTION_REAL, 0, "max-logit", "R", "bound on the centred scores of the prompt's keys",
-                                         .target = offsetof(train_flags, max_logit), .min = 1e-6, .max = 1e6},
-                                        {OPTION_COUNT, 0, "key-rank", "N", "dimensions in which the keys of a head may differ",
-                                         .fallback = "all", .target = offsetof(train_flags, key_rank), .min = 1, .max = 65536},
-                                        {0}};
+static const option_row bound_rows[] = {
+    {OPTION_REAL, 0, "max-logit", "R", "bound on the centred scores of the prompt's keys, or a penalty's aim",
+     .target = offsetof(train_flags, max_logit), .min = 1e-6, .max = 1e6},
+    {OPTION_REAL, 0, "max-logit-weight", "X", "of the penalty: prompt, ptuning, multitask, cpt", .fallback = "0.1",
+     .target = offsetof(train_flags, max_logit_weight), .min = 1e-9, .max = 1e9},
+    {OPTION_COUNT, 0, "key-rank", "N", "prefix, cartridge: dimensions a head's keys may differ in", .fallback = "all",
+     .target = offsetof(train_flags, key_rank), .min = 1, .max = 65536},
+    {0}};
 
 static const option_row distillation_rows[] = {
     {OPTION_STRING, 0, "teacher-context", "FILE", "a text; the prompt learns to stand for it, on DATA or without",
@@ -159,7 +162,7 @@ static const option_group groups[] = {{"model", model_rows, offsetof(train_flags
                                       {"method cpt: a text whose embeddings move", cpt_rows, 0},
                                       {"task: how a row becomes text", task_rows, offsetof(train_flags, task)},
                                       {"training", training_rows, 0},
-                                      {"prefix and cartridge: keys inside the criterion; see docs/bounded-keys.md", bound_rows, 0},
+                                      {"keys inside the criterion; see docs/bounded-keys.md", bound_rows, 0},
                                       {"distillation: a prompt in place of a text", distillation_rows, 0},
                                       {"output", output_rows, offsetof(train_flags, output)},
                                       {0}};
@@ -219,13 +222,26 @@ static int check_cpt(const command *self, const train_flags *flags)
     return EXIT_DONE;
 }
 
+/* Keys that come from embeddings, or from a network. */
+static int check_penalty(const command *self, const train_flags *flags)
+{
+    if (flags->key_rank)
+        return usage_error(self, "--key-rank bounds keys that are learnt themselves: it goes with --method prefix and cartridge, "
+                                 "without --prefix-projection");
+    if (flags->sink == SP_SINK_BOS)
+        return usage_error(self, "--max-logit counts every key, and BOS's lies far from all others: it goes with --sink none");
+    return EXIT_DONE;
+}
+
 static int check_bound(const command *self, const train_flags *flags)
 {
-    if (flags->key_rank && flags->max_logit == 0) return usage_error(self, "--key-rank goes with --max-logit R");
+    const bool own_keys = flags->method == SP_METHOD_PREFIX || flags->method == SP_METHOD_CARTRIDGE;
+    if (flags->max_logit == 0 && (flags->key_rank || flags->max_logit_weight > 0))
+        return usage_error(self, "--%s goes with --max-logit R", flags->key_rank ? "key-rank" : "max-logit-weight");
     if (flags->max_logit == 0) return EXIT_DONE;
-    if (flags->method != SP_METHOD_PREFIX && flags->method != SP_METHOD_CARTRIDGE)
-        return usage_error(self, "--max-logit bounds keys that are learnt themselves: it goes with --method prefix and cartridge");
-    if (flags->prefix_projection) return usage_error(self, "--max-logit goes without --prefix-projection");
+    if (!own_keys || flags->prefix_projection) return check_penalty(self, flags);
+    if (flags->max_logit_weight > 0)
+        return usage_error(self, "--max-logit-weight is of a penalty: --method prefix and cartridge have a bound that needs none");
     if (flags->num_frozen_tokens != not_given && flags->num_frozen_tokens > 0)
         return usage_error(self, "--max-logit bounds every key: it goes with --num-frozen-tokens 0, its default then");
     return EXIT_DONE;
@@ -329,6 +345,7 @@ static sp_train_options make_options(const train_flags *flags, const sp_task *ta
         .num_queries = flags->num_queries,
         .query_length = flags->query_length,
         .max_logit = flags->max_logit,
+        .max_logit_weight = flags->max_logit_weight,
         .key_rank = flags->key_rank,
     };
 }
@@ -369,6 +386,7 @@ static json_t *key_bound_json(const sp_key_bound_report *r)
 {
     json_t *object = json_object();
     json_member(&object, "max_logit", json_finite(r->max_logit));
+    json_member(&object, "is_penalty", json_boolean(r->is_penalty));
     json_member(&object, "key_rank", json_integer((json_int_t)r->key_rank));
     json_member(&object, "n_heads", json_integer((json_int_t)r->n_heads));
     json_member(&object, "training_bound", json_finite(r->training_bound));
@@ -426,8 +444,14 @@ static void distillation_rows_of(const sp_distillation *d, const train_flags *fl
 
 static void key_bound_rows(const sp_key_bound_report *r)
 {
-    report_row("keys", "scores within %.4f of their mean on the training rows measured (--max-logit %g, rank %zu)",
-               r->training_bound, r->max_logit, r->key_rank);
+    if (r->is_penalty)
+        report_row("keys",
+                   "pressed towards --max-logit %g by a penalty, which bounds nothing: scores within %.4f of their mean on the "
+                   "training rows measured",
+                   r->max_logit, r->training_bound);
+    else
+        report_row("keys", "scores within %.4f of their mean on the training rows measured (--max-logit %g, rank %zu)",
+                   r->training_bound, r->max_logit, r->key_rank);
     report_row("reached", "scores %.4f, bound %.4f, entries %.4f on %zu tokens%s", r->score, r->bound, r->entries, r->n_rows,
                r->are_held_out ? " of the evaluation" : " of the training");
     report_row("inside", "%zu of %zu heads by their scores, %zu by their entries", r->n_scores_inside, r->n_heads,

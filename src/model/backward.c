@@ -121,6 +121,7 @@ static sp_status attention_backward(sp_projections *g, const float *dx, const sp
                                state->ldq, plan, &keys, &shape, engine->arena);
     sp_profile_add_region(SP_PART_ATTENTION, begin);
     if (st) return st;
+    if (engine->d_keys_values) sp_add_keys_values_gradient(dkv, g->ldkv, engine, layer);
     const sp_rope *rope = sp_model_rope(m, layer);
     if (rope) turn_back(g, engine, rope, plan);
     if (state->plain_q)
@@ -222,7 +223,7 @@ sp_status sp_backward_layers(float *d_prompt, sp_engine *engine)
     float *dx_in = sp_arena_alloc(engine->arena, engine->n * d, sizeof(float));
     if (!dx || !dx_in) return SP_ERR_MEMORY;
     memset(dx, 0, n_read * d * sizeof *dx);
-    normalise_backward(dx, engine->dnormed, engine->hidden, &m->final_norm, engine->rrms_hidden, n_read, d);
+    if (engine->dnormed) normalise_backward(dx, engine->dnormed, engine->hidden, &m->final_norm, engine->rrms_hidden, n_read, d);
     for (size_t l = m->n_layer; l-- > 0;) {
         sp_arena_mark mark = sp_arena_get_mark(engine->arena);
         sp_status st = layer_backward(dx_in, d_prompt, dx, engine, l);

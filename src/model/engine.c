@@ -342,12 +342,26 @@ sp_status sp_engine_cross_entropy(double *nll, sp_engine *engine, const sp_targe
     return sp_engine_leave(n_callers, cross_entropy(nll, engine, targets, n_targets, with_gradient));
 }
 
+static sp_status backward(float *d_prompt, sp_engine *engine, const float *d_keys_values)
+{
+    int n_callers = sp_engine_enter(engine);
+    engine->d_keys_values = d_keys_values;
+    sp_status st = sp_engine_leave(n_callers, sp_backward_layers(d_prompt, engine));
+    engine->d_keys_values = NULL;
+    engine->layers = NULL; /* gate_up was overwritten: once for each forward */
+    return st;
+}
+
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine)
 {
     if (!engine->layers || !engine->dnormed)
         return sp_fail(SP_ERR_ARGUMENT, "backward needs a forward pass that was kept and a cross-entropy with gradient");
-    int n_callers = sp_engine_enter(engine);
-    sp_status st = sp_engine_leave(n_callers, sp_backward_layers(d_prompt, engine));
-    engine->layers = NULL; /* gate_up was overwritten: once for each forward */
-    return st;
+    return backward(d_prompt, engine, NULL);
+}
+
+sp_status sp_engine_backward_keys_values(float *d_prompt, sp_engine *engine, const float *d_keys_values)
+{
+    if (!engine->layers || engine->n_given)
+        return sp_fail(SP_ERR_ARGUMENT, "a gradient by a prompt's keys and values needs a pass that computed them and was kept");
+    return backward(d_prompt, engine, d_keys_values);
 }

@@ -103,4 +103,9 @@ sp_status sp_engine_group_cross_entropy(double *nll, sp_engine *engine, const sp
  * laid out, prompt behind prompt as in the tree. Not of both kinds at once: such a pass cannot be kept. Once for each forward. */
 sp_status sp_engine_backward(float *d_prompt, sp_engine *engine);
 
+/* The same of a function of the prompt's keys and values, as sp_engine_get_keys_values gives them behind a pass that was kept:
+ * d_keys_values (virtual tokens, 2 * n_layer * n_head_kv * d_head), its gradient by those. Of prompts of embeddings; with what
+ * cross_entropy summed, where there was one: without, no row needs to be read. */
+sp_status sp_engine_backward_keys_values(float *d_prompt, sp_engine *engine, const float *d_keys_values);
+
 #endif

@@ -1,4 +1,5 @@
-/* given.c: keys and values of virtual tokens, given and not computed: how a prefix or a cartridge is a prompt.
+/* given.c: keys and values of virtual tokens, given and not computed: how a prefix or a cartridge is a prompt. And their gradients,
+ * those of keys and values that were computed, too.
  *
  * Outside the engine they stand as PEFT saves them, a virtual token a row: column ((2 l + s) n_head_kv + h) d_head + i is
  * dimension i of head h in layer l, s = 0 of the key, 1 of the value. Numbers only change their places, so that what was loaded is
@@ -70,5 +71,17 @@ void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, c
         for (size_t first = 0; first < kv_dim; first += d_head)
             for (size_t i = 0; i < d_head; i++) d_keys[first + i] += dkv[first + sp_model_key_dimension(m, i)];
         for (size_t i = 0; i < kv_dim; i++) d_values[i] += dkv[kv_dim + i];
+    }
+}
+
+void sp_add_keys_values_gradient(float *dkv, size_t ldkv, const sp_engine *engine, size_t layer)
+{
+    const sp_model *m = engine->model;
+    const size_t kv_dim = sp_model_kv_dim(m), width = given_width(m), d_head = m->d_head;
+    for (size_t r = 0; r < engine->n_prompt; r++, dkv += ldkv) {
+        const float *d_keys = engine->d_keys_values + r * width + 2 * layer * kv_dim, *d_values = d_keys + kv_dim;
+        for (size_t first = 0; first < kv_dim; first += d_head)
+            for (size_t i = 0; i < d_head; i++) dkv[first + sp_model_key_dimension(m, i)] += d_keys[first + i];
+        for (size_t i = 0; i < kv_dim; i++) dkv[kv_dim + i] += d_values[i];
     }
 }

@@ -190,6 +190,7 @@ struct sp_engine {
     float *hidden;               /* (n_read, d_model) output of the last layer */
     float *rrms_hidden, *normed; /* (n_read), (n_read, d_model): behind the final norm */
     float *dnormed;              /* (n_read, d_model): where backward starts; NULL before cross_entropy */
+    const float *d_keys_values;  /* (n_prompt, 2 n_layer kv_dim): what backward finds beside it; NULL: nothing */
     size_t group_size, n_groups; /* `normed` is in groups, of an ensemble's rows; group_size 0: it is as it was read */
 };
 
@@ -214,6 +215,9 @@ sp_status sp_states_attend(float *out, float *lse, sp_engine *engine, size_t lay
 
 /* d_prompt += the gradient of one layer's given keys and values: dkv (n_given, 2 kv_dim), rows ldkv apart, as the store has them */
 void sp_given_gradient(float *d_prompt, const sp_engine *engine, size_t layer, const float *dkv, size_t ldkv);
+
+/* The way back: dkv (n_prompt, 2 kv_dim), rows ldkv apart, += one layer's part of engine->d_keys_values */
+void sp_add_keys_values_gradient(float *dkv, size_t ldkv, const sp_engine *engine, size_t layer);
 
 /* The model's number of threads for as long as a call lasts: an outside program's own parallel loops keep theirs. */
 int sp_engine_enter(const sp_engine *engine);

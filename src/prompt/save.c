@@ -182,11 +182,11 @@ static json_t *build_key_bound(const sp_prompt *p)
 {
     const sp_key_bound_report *r = &p->key_bound;
     if (!p->has_key_bound) return json_object();
-    return json_pack("{s:{s:f, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:b}}", "key_bound", "max_logit", r->max_logit,
-                     "key_rank", (json_int_t)r->key_rank, "n_heads", (json_int_t)r->n_heads, "training_bound", r->training_bound,
-                     "bound", r->bound, "score", r->score, "entries", r->entries, "n_scores_inside", (json_int_t)r->n_scores_inside,
-                     "n_entries_inside", (json_int_t)r->n_entries_inside, "n_rows", (json_int_t)r->n_rows, "are_held_out",
-                     r->are_held_out);
+    return json_pack("{s:{s:f, s:b, s:I, s:I, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:b}}", "key_bound", "max_logit", r->max_logit,
+                     "is_penalty", r->is_penalty, "key_rank", (json_int_t)r->key_rank, "n_heads", (json_int_t)r->n_heads,
+                     "training_bound", r->training_bound, "bound", r->bound, "score", r->score, "entries", r->entries,
+                     "n_scores_inside", (json_int_t)r->n_scores_inside, "n_entries_inside", (json_int_t)r->n_entries_inside,
+                     "n_rows", (json_int_t)r->n_rows, "are_held_out", r->are_held_out);
 }
 
 /* Only where it is not num_virtual_tokens, as it is in PEFT. */

@@ -64,6 +64,7 @@ static sp_status log_step(sp_trainer *t, const sp_run_log_step *row)
     if (!st) st = sp_events_scalar(t->events, "train/loss", row->step, row->loss, now);
     if (!st) st = sp_events_scalar(t->events, "train/learning_rate", row->step, row->learning_rate, now);
     if (!st) st = sp_events_scalar(t->events, "train/grad_norm", row->step, row->grad_norm, now);
+    if (!st && row->has_penalty) st = sp_events_scalar(t->events, "train/penalty", row->step, row->penalty, now);
     return st;
 }
 
@@ -82,11 +83,12 @@ static sp_status compute_loss(double *loss, sp_trainer *t, size_t n_examples)
 static sp_status take_step(sp_trainer *t)
 {
     const sp_train_options *o = &t->options;
-    double begin = sp_seconds(), loss, norm = 0;
+    double begin = sp_seconds(), loss, penalty, norm = 0;
     double rate = o->learning_rate * sp_schedule_factor(o->schedule, t->state.step, o->warmup_steps, o->steps);
     size_t n_examples = o->batch_size * o->gradient_accumulation_steps;
     uint64_t n_tokens = gather_items(t, n_examples);
     sp_status st = compute_loss(&loss, t, n_examples);
+    if (!st) st = sp_bound_run_penalize(&penalty, t, n_examples);
     if (!st) st = sp_prompt_backward(t->gradient, t->prompt, t->d_rows);
     if (st) return st;
     norm = sp_gradient_clip(t->gradient, t->n_weights, o->max_grad_norm);
@@ -97,7 +99,15 @@ static sp_status take_step(sp_trainer *t)
     t->state.last_loss = loss;
     t->n_rows += n_examples;
     t->n_tokens += n_tokens;
-    const sp_run_log_step row = {t->state.step, loss, rate, norm, sp_seconds() - begin, n_examples, n_tokens};
+    const sp_run_log_step row = {.step = t->state.step,
+                                 .loss = loss,
+                                 .learning_rate = rate,
+                                 .grad_norm = norm,
+                                 .has_penalty = t->penalizer != NULL,
+                                 .penalty = penalty,
+                                 .seconds = sp_seconds() - begin,
+                                 .examples = n_examples,
+                                 .tokens = n_tokens};
     return log_step(t, &row);
 }
 
@@ -186,7 +196,7 @@ static sp_status save_and_stop(sp_trainer *t)
  * the checkpoint as it was before. */
 static sp_status save_unsettled(sp_trainer *t)
 {
-    return t->bound && t->state.step != t->saved_step ? sp_trainer_save(t) : SP_OK;
+    return t->bound && !t->penalizer && t->state.step != t->saved_step ? sp_trainer_save(t) : SP_OK;
 }
 
 /* Until the last step or the end of patience. The checkpoint of a step stands before its evaluation: resuming repeats that. */

@@ -57,8 +57,8 @@ sp_status sp_run_log_add_step(sp_run_log *log, const sp_run_log_step *row)
     sp_status st;
     if ((st = begin_row(log, row->step)) || (st = add_double(log, "loss", row->loss)) ||
         (st = add_double(log, "learning_rate", row->learning_rate)) || (st = add_double(log, "grad_norm", row->grad_norm)) ||
-        (st = add_double(log, "seconds", row->seconds)) || (st = add_integer(log, "examples", row->examples)) ||
-        (st = add_integer(log, "tokens", row->tokens)))
+        (row->has_penalty && (st = add_double(log, "penalty", row->penalty))) || (st = add_double(log, "seconds", row->seconds)) ||
+        (st = add_integer(log, "examples", row->examples)) || (st = add_integer(log, "tokens", row->tokens)))
         return st;
     return end_row(log);
 }

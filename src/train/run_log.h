@@ -4,7 +4,8 @@
  *   {"step": 120, "loss": 0.412, "learning_rate": 0.0117, "grad_norm": 0.93, "seconds": 0.7, "examples": 16, "tokens": 611}
  *   {"step": 120, "eval_loss": 0.371, "eval_perplexity": 1.44, "eval_accuracy": 0.862, "eval_macro_f1": 0.861, ...}
  *
- * Numbers read back as the very same doubles; one that is not finite is null. */
+ * A step has "penalty" behind "grad_norm" where keys are penalised. Numbers read back as the very same doubles; one that is not
+ * finite is null. */
 #ifndef SP_TRAIN_RUN_LOG_H
 #define SP_TRAIN_RUN_LOG_H
 
@@ -15,6 +16,8 @@ typedef struct sp_run_log sp_run_log;
 typedef struct sp_run_log_step {
     size_t step; /* from 1 */
     double loss, learning_rate, grad_norm;
+    bool has_penalty;
+    double penalty;            /* with has_penalty: its weight in it; the loss is without it */
     double seconds;            /* of this step alone */
     uint64_t examples, tokens; /* of this step alone */
 } sp_run_log_step;

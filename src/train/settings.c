@@ -42,6 +42,8 @@ static const struct {
 };
 static const double NETWORK_LEARNING_RATE = 0.0003; /* of whatever method has one */
 
+static const double DEFAULT_MAX_LOGIT_WEIGHT = 0.1; /* measured in docs/bounded-keys.md */
+
 /* ---- options ---- */
 
 static sp_status check_number(const char *name, double value, bool may_be_negative)
@@ -50,19 +52,38 @@ static sp_status check_number(const char *name, double value, bool may_be_negati
     return sp_fail(SP_ERR_ARGUMENT, "%s is %g; give a finite number%s", name, value, may_be_negative ? "" : " of at least 0");
 }
 
+bool sp_train_options_penalize(const sp_train_options *o)
+{
+    const bool own_keys = o->prompt.method == SP_METHOD_PREFIX || o->prompt.method == SP_METHOD_CARTRIDGE;
+    return o->max_logit > 0 && (!own_keys || o->prompt.prefix_projection);
+}
+
+static sp_status check_penalty(const sp_train_options *o)
+{
+    if (o->key_rank)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "key_rank is a subspace that keys are projected onto, and of keys that come from embeddings or a network "
+                       "there is but a penalty, which holds none; leave it out, or use method prefix or cartridge");
+    if (o->prompt.sink == SP_SINK_BOS)
+        return sp_fail(SP_ERR_ARGUMENT,
+                       "max_logit counts every key, and that of a frozen copy of BOS lies far from all others; use no sink");
+    return SP_OK;
+}
+
 static sp_status check_key_bound(const sp_train_options *o)
 {
     const sp_prompt_options *p = &o->prompt;
-    if (o->max_logit == 0 && o->key_rank == 0) return SP_OK;
+    if (o->max_logit == 0 && o->key_rank == 0 && o->max_logit_weight == 0) return SP_OK;
     if (!(o->max_logit > 0) || !isfinite(o->max_logit))
         return sp_fail(SP_ERR_ARGUMENT, "max_logit is %g; give a number above 0: ln of the virtual tokens keeps the criterion",
                        o->max_logit);
-    if (p->method != SP_METHOD_PREFIX && p->method != SP_METHOD_CARTRIDGE)
+    sp_status st = check_number("max_logit_weight", o->max_logit_weight, false);
+    if (st) return st;
+    if (sp_train_options_penalize(o)) return check_penalty(o);
+    if (o->max_logit_weight > 0)
         return sp_fail(SP_ERR_ARGUMENT,
-                       "max_logit bounds keys that are learnt themselves; this method's come from embeddings, through the model: "
-                       "use method prefix or cartridge");
-    if (p->prefix_projection)
-        return sp_fail(SP_ERR_ARGUMENT, "max_logit goes without prefix_projection: a network's output cannot be projected");
+                       "max_logit_weight is of a penalty, and this method's keys are learnt themselves and projected: they are "
+                       "inside whatever it is; leave it out");
     if (p->num_frozen_tokens && p->num_frozen_tokens != SIZE_MAX)
         return sp_fail(SP_ERR_ARGUMENT,
                        "max_logit bounds every key, and %zu tokens shall stay as they start; use num_frozen_tokens 0",
@@ -114,6 +135,7 @@ sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options
     if (o.learning_rate == 0)
         o.learning_rate =
             sp_prompt_options_have_network(&o.prompt) ? NETWORK_LEARNING_RATE : DEFAULTS[o.prompt.method].learning_rate;
+    if (sp_train_options_penalize(&o) && o.max_logit_weight == 0) o.max_logit_weight = DEFAULT_MAX_LOGIT_WEIGHT;
     if (o.max_grad_norm == 0) o.max_grad_norm = 1;
     if (o.max_grad_norm < 0) o.max_grad_norm = -1;
     if (o.batch_size == 0) o.batch_size = 16;
@@ -182,6 +204,8 @@ static json_t *describe_data(const sp_dataset *data)
 static json_t *describe_key_bound(const sp_train_options *o)
 {
     if (o->max_logit == 0) return json_object();
+    if (sp_train_options_penalize(o))
+        return json_pack("{s:f, s:f}", "max_logit", o->max_logit, "max_logit_weight", o->max_logit_weight);
     return json_pack("{s:f, s:I}", "max_logit", o->max_logit, "key_rank", (json_int_t)o->key_rank);
 }
 
@@ -268,7 +292,7 @@ static json_t *describe_prompt(const sp_train_options *options, const char *sour
         json_decref(prompt);
         return NULL;
     }
-    if (o->method == SP_METHOD_CPT) return with_members(prompt, describe_cpt(options));
+    if (o->method == SP_METHOD_CPT) return with_members(with_members(prompt, describe_cpt(options)), describe_key_bound(options));
     if (o->method == SP_METHOD_MULTITASK)
         prompt = with_members(
             prompt, json_pack("{s:I, s:I}", "num_tasks", (json_int_t)o->num_tasks, "num_ranks", (json_int_t)o->num_ranks));

@@ -10,6 +10,9 @@
  * The strings stay the caller's. ARGUMENT: a number out of range, or two options that exclude each other, by name. */
 sp_status sp_train_options_resolve(sp_train_options *out, const sp_train_options *options, size_t n_rows);
 
+/* Are keys that max_logit is asked for such that they can only be penalised? Of options as they were given or resolved. */
+bool sp_train_options_penalize(const sp_train_options *options);
+
 /* What a run is made of: sections "training", "distillation", "prompt", "task", "data", "model" decide its bytes, "machine"
  * (version, threads, kernels) its last digits, "files" nothing. `options` resolved, `task` resolved; `eval` may be NULL.
  * json_decref. */

@@ -64,8 +64,9 @@ static const member MEMBERS[] = {
     MEMBER(NUMBER, key_bound.entries),
     MEMBER(SIZE, key_bound.n_scores_inside),
     MEMBER(SIZE, key_bound.n_entries_inside),
+    MEMBER(FLAG, key_bound.is_penalty),
 };
-enum { N_MEMBERS = sizeof MEMBERS / sizeof *MEMBERS, N_LATER_MEMBERS = 11 };
+enum { N_MEMBERS = sizeof MEMBERS / sizeof *MEMBERS, N_LATER_MEMBERS = 12 };
 
 static json_t *print_member(const member *m, const sp_train_state *state)
 {

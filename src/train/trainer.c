@@ -137,7 +137,8 @@ static size_t list_matrices(sp_named_matrix *out, sp_trainer *t)
     size_t n = 2;
     if (t->bound) {
         const size_t n_heads = sp_key_bound_n_heads(t->bound);
-        out[n++] = (sp_named_matrix){"key_directions", n_heads * t->bound->rank, t->bound->d_head, t->bound->directions};
+        if (!t->penalizer)
+            out[n++] = (sp_named_matrix){"key_directions", n_heads * t->bound->rank, t->bound->d_head, t->bound->directions};
         out[n++] = (sp_named_matrix){"query_norms", 1, n_heads, t->bound->query_norms};
     }
     return n + sp_optimizer_matrices(out + n, t->optimizer);

@@ -2,6 +2,7 @@
 #ifndef SP_TRAIN_TRAINER_H
 #define SP_TRAIN_TRAINER_H
 
+#include "prompt/penalizer.h"
 #include "train/distill.h"
 #include "train/encoded.h"
 #include "train/events.h"
@@ -34,7 +35,8 @@ typedef struct sp_trainer {
     sp_scorer *scorer;
     sp_distiller *distiller; /* NULL: answers are learnt */
 
-    sp_key_bound *bound; /* NULL: keys are free, and the next two are not used */
+    sp_key_bound *bound;     /* NULL: keys are free, and what follows of them is not used */
+    sp_penalizer *penalizer; /* NULL: keys are projected; else a penalty, and of the bound only norms */
     sp_key_meter *meter;
     size_t *measured_rows, n_measured_rows; /* of `train`: whose queries the bound is for */
 

@@ -2,7 +2,9 @@
 given behind PEFT's prefix, in f64.
 
     python tests/oracle/bounded_keys.py tiny
-    python tests/oracle/bounded_keys.py tiny mistral  # those whose name begins so
+    python tests/oracle/bounded_keys.py tiny mistral     # those whose name begins so
+    python tests/oracle/bounded_keys.py penalty          # keys that come from embeddings: the penalty, its gradient, what is told
+    python tests/oracle/bounded_keys.py penalty mistral
 """
 
 import json
@@ -16,6 +18,7 @@ import numpy as np
 import peft
 import torch
 
+import engine
 import audit  # registers the attention "probe", which remembers what it was given
 import hf_model
 import softprompt
@@ -99,7 +102,7 @@ def check(name, path, method, rank, texts, held_out, directory):
     with open(os.path.join(where, "softprompt.json")) as f:
         saved = json.load(f)["method"]["key_bound"]
     assert saved.keys() == told.keys(), (saved, told)
-    good &= report("    softprompt.json says the same", max(abs(saved[key] - told[key]) for key in told), 1e-9)
+    good &= report("    softprompt.json says the same", max(abs(saved[key] - told[key]) / max(abs(told[key]), 1) for key in told), 1e-9)
 
     free_queries, _ = queries_of(hf_model.load(path), results["free"][0], tokens)
     free_keys = audit.prefix_keys(audit.prefix_matrix(results["free"][0]), base.config.num_hidden_layers, n_kv, d_head)
@@ -131,5 +134,147 @@ def tiny(beginning=""):
     return good
 
 
+# ---- keys that come from embeddings ----
+
+# No positions in keys, learned ones, and layers without RoPE beside those above.
+PENALTY_NAMES = (*NAMES, "llama3 rope", "gpt2", "smollm3")
+WEIGHT, GRADIENT, SLIGHT = 2.0, 1e-4, "1e-9"
+
+
+def seen_of(base, prompt, tokens):
+    """What each layer's attention is given of a text behind a prompt's rows."""
+    audit.Seen.calls = []
+    embeddings = base.get_input_embeddings()(torch.tensor([tokens]))
+    base(inputs_embeds=torch.cat([prompt[None], embeddings], 1))
+    return audit.Seen.calls
+
+
+def text_queries(calls):
+    """(layer, kv head) -> queries (n, d) of the text's rows that see a key of the prompt; what scores are multiplied by"""
+    found = {}
+    for layer, seen in enumerate(calls):
+        first = [int(row.nonzero()[0, 0]) for row in seen.mask]
+        rows = [row for row in range(N_VIRTUAL, seen.q.shape[1]) if first[row] < N_VIRTUAL]
+        group = len(seen.q) // len(seen.k)
+        for h in range(len(seen.k)):
+            found[layer, h] = seen.q[h * group:(h + 1) * group, rows].flatten(0, 1)
+    return found, calls[0].scaling
+
+
+def torch_penalty(calls, norms, limit):
+    """By its definition, of f64 keys that autograd follows to the prompt. norms: (layer, kv head) -> the largest scale |q|"""
+    sums = 0
+    for (layer, h), norm in norms.items():
+        keys = calls[layer].k[h, :N_VIRTUAL]
+        bounds = norm * (keys - keys.mean(0)).norm(dim=1)
+        sums = sums + (bounds / limit - 1).clamp(min=0).square().sum()
+    return sums / (len(norms) * N_VIRTUAL)
+
+
+def check_penalty(base, model, prompt, rng):
+    """The public call: some heads beyond, some inside, one that no query has seen."""
+    n_layer, n_kv = base.config.num_hidden_layers, len(seen_of(base, prompt, [1])[0].k)
+    norms = rng.uniform(0.3, 3, (n_layer, n_kv)).astype(np.float32)
+    norms[0, 0] = 0
+    good, tensor = True, prompt.clone().requires_grad_()
+    for limit in (0.1, 5.0):
+        tensor.grad = None
+        theirs = torch_penalty(seen_of(base, tensor, [1]), {(l, h): float(norms[l, h]) for l in range(n_layer) for h in range(n_kv)}, limit)
+        theirs.backward()
+        ours, gradient = model.key_penalty(softprompt.Prompt(prompt.numpy()), norms, limit)
+        good &= report(f"    penalty beyond {limit}", abs(ours / theirs.item() - 1), 1e-5)
+        good &= report("    its gradient", engine.relative_error(gradient, tensor.grad.numpy()), GRADIENT)
+    return good
+
+
+def steps_of(directory):
+    with open(os.path.join(directory, "log.jsonl")) as file:
+        return [json.loads(line) for line in file]
+
+
+def check_step(base, model, data, other, tokens, directory):
+    """A step's loss and gradient, of a batch in two passes: its penalty counts once. Its learning rate is 0, so that what is written is
+    what it began with."""
+    where = os.path.join(directory, "one step")
+    train(model, data, other, where, "prompt", "--max-logit", str(R), "--max-logit-weight", str(WEIGHT), "--steps", "1", "--warmup-steps", "1",
+          "--gradient-accumulation-steps", "2")
+    prompt, step = audit.prefix_matrix(where).requires_grad_(), steps_of(where)[0]
+    queries = [text_queries(seen_of(base, prompt, text[:-1])) for text in tokens]
+    norms = {head: max((scaling * q[head].norm(dim=1).max().item() for q, scaling in queries if len(q[head])), default=0.0) for head in queries[0][0]}
+    penalty = WEIGHT * torch_penalty(seen_of(base, prompt, [1]), norms, R)
+    loss = engine.torch_loss(base, prompt, [(text, len(text) - 1) for text in tokens])
+    (loss + penalty).backward()
+    good = report("    a step's loss", abs(step["loss"] / loss.item() - 1), 1e-5)
+    good &= report("    penalty", abs(step["penalty"] / penalty.item() - 1), 1e-5)
+    good &= report("    norm of the gradient of both", abs(step["grad_norm"] / prompt.grad.norm().item() - 1), GRADIENT)
+    loss_gradient = torch.autograd.grad(engine.torch_loss(base, prompt, [(text, len(text) - 1) for text in tokens]), prompt)[0]
+    return good & report("    (and it matters: of the loss alone, as a share)", (loss_gradient.norm() / prompt.grad.norm()).item(), 0.9)
+
+
+def peft_figures(path, directory, texts, **inputs):
+    """Queries of the texts and the prompt's keys behind it, as transformers' attention gets them from PEFT."""
+    theirs = peft.PeftModel.from_pretrained(hf_model.load(path), directory).eval()
+    theirs.base_model.set_attn_implementation("probe")
+    queries = {}
+    for tokens in texts:
+        audit.Seen.calls = []
+        with torch.no_grad():
+            theirs(input_ids=torch.tensor([tokens]), **inputs)
+        found, scaling = text_queries(audit.Seen.calls)
+        for head, q in found.items():
+            queries.setdefault(head, []).append(q)
+    keys = torch.stack([seen.k[:, :N_VIRTUAL].transpose(0, 1) for seen in audit.Seen.calls], 1)
+    return keys, {head: torch.cat(q) for head, q in queries.items()}, scaling
+
+
+def check_told(path, data, other, tokens, others, method, flags, directory):
+    """Trained with the penalty and without: what is told of both is so, and the first is less."""
+    good, bounds = True, {}
+    inputs = {"task_ids": torch.tensor([0])} if method == "multitask" else {}
+    for what, weight in {"pressed": str(WEIGHT), "free": SLIGHT}.items():
+        where = os.path.join(directory, f"{method} {what}")
+        told = train(path, data, other, where, method, "--max-logit", str(R), "--max-logit-weight", weight, "--eval-every", "0", "--steps", "45",
+                     "--warmup-steps", "3", *flags)
+        keys, queries, scaling = peft_figures(path, where, others, **inputs)
+        score, bound, entries, _, n_inside = figures(keys, queries, scaling, 1 << 20)
+        bounds[what] = bound
+        assert told["is_penalty"] and told["are_held_out"]
+        good &= report(f"    {method}, {what}: scores told", abs(told["score"] / score - 1), EQUAL)
+        good &= report("    bound", abs(told["bound"] / bound - 1), EQUAL)
+        good &= report("    heads, those inside, tokens", (told["n_heads"], told["n_scores_inside"], told["n_rows"]) !=
+                       (len(queries), n_inside, sum(map(len, others))), 0)
+        own = figures(*peft_figures(path, where, tokens, **inputs), 1 << 20)[1]
+        good &= report("    bound of the training's texts", abs(told["training_bound"] / own - 1), EQUAL)
+        with open(os.path.join(where, "softprompt.json")) as f:
+            saved = json.load(f)["method"]["key_bound"]
+        assert saved.keys() == told.keys() and saved["is_penalty"], saved
+        good &= report("    softprompt.json says the same", max(abs(saved[key] - told[key]) / max(abs(told[key]), 1) for key in told), 1e-9)
+    return good & report(f"    {method}: the bound pressed, of the bound free", bounds["pressed"] / bounds["free"], 0.9)
+
+
+def penalty(beginning=""):
+    rng, good = np.random.default_rng(17), True
+    with tempfile.TemporaryDirectory() as directory:
+        for name in PENALTY_NAMES:
+            if not name.startswith(beginning):
+                continue
+            print(f"  {name}", flush=True)
+            path = hf_model.write_tiny(os.path.join(directory, "tiny.gguf"), **audit.TINY[name])
+            base, model, here = hf_model.load(path), softprompt.Model(path), tempfile.mkdtemp(dir=directory)
+            base.set_attn_implementation("probe")
+            texts, held_out = audit.random_texts(rng, 6, 16), audit.random_texts(rng, 3, 16)
+            data, other = (write_texts(os.path.join(here, n), t) for n, t in (("train.jsonl", texts), ("valid.jsonl", held_out)))
+            whole, tokens, others = [model.tokenize(text) for text in texts], *([model.tokenize(t)[:-1] for t in ts] for ts in (texts, held_out))
+            prompt = torch.from_numpy(rng.standard_normal((N_VIRTUAL, model.d_model)).astype(np.float32))
+            good &= check_penalty(base, model, prompt, rng)
+            good &= check_step(base, path, data, other, whole, here)
+            methods = {"prompt": ()}
+            if name == "qwen3":
+                methods |= {"ptuning": ("--encoder-hidden-size", "24", "--learning-rate", "0.005"), "multitask": ("--num-tasks", "1")}
+            for method, flags in methods.items():
+                good &= check_told(path, data, other, tokens, others, method, flags, here)
+    return good
+
+
 if __name__ == "__main__":
-    sys.exit(0 if {"tiny": tiny}[sys.argv[1]](*sys.argv[2:]) else 1)
+    sys.exit(0 if {"tiny": tiny, "penalty": penalty}[sys.argv[1]](*sys.argv[2:]) else 1)

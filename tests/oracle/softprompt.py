@@ -104,6 +104,12 @@ class Model:
         """The same for the divergence from what the model says behind `context`, tokens."""
         return self._loss(lib.sp_distillation_loss, prompt, (int32_array(context), c.c_size_t(len(context))), queries, gradient)
 
+    def key_penalty(self, prompt, query_norms, max_logit):
+        """query_norms (n_layer, n_head_kv) -> penalty, gradient by the prompt's weights"""
+        penalty, gradient, norms = c.c_double(), np.zeros(prompt.weights_shape, np.float32), np.ascontiguousarray(query_norms, np.float32)
+        check(lib.sp_key_penalty(c.byref(penalty), float_pointer(gradient), self.handle, prompt.handle, float_pointer(norms), c.c_double(max_logit)))
+        return penalty.value, gradient
+
     def _loss(self, function, prompt, context, examples, gradient):
         arrays = [int32_array(example[0]) for example in examples]
         packed = (Example * len(examples))(*[Example(a, len(a), *example[1:]) for a, example in zip(arrays, examples)])
