@@ -46,7 +46,7 @@ static const option_row pilot_rows[] = {
      .target = offsetof(plan_flags, learning_rate), .min = 1e-12, .max = 1e3},
     {OPTION_REAL, 0, "tolerance", "X", "a loss that is larger by this share is as good", .fallback = "0.02",
      .target = offsetof(plan_flags, tolerance), .min = 1e-6, .max = 0.999},
-    {OPTION_REAL, 0, "points", "X", "with labels: so many percent fewer right answers are as good, instead", .fallback = "1",
+    {OPTION_REAL, 0, "points", "X", "with labels: so much less accuracy, in percent, is as good", .fallback = "1",
      .target = offsetof(plan_flags, points), .min = 1e-6, .max = 99.9},
     {OPTION_REAL, 0, "bits-per-vector", "X", "of this model", .fallback = "what lab capacity cram kept",
      .target = offsetof(plan_flags, bits_per_vector), .min = 1e-6, .max = 1e9},
