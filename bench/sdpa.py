@@ -22,6 +22,12 @@ class Head(c.Structure):
                                                                               "ldo")] + [("scale", c.c_float), ("causal", c.c_bool)]
 
 
+class Options(c.Structure):
+    """sp_fast_options"""
+    _fields_ = [("epsilon", c.c_double), ("degree", c.c_size_t), ("max_degree", c.c_size_t), ("range", c.c_double),
+                ("max_bytes", c.c_uint64), ("n_threads", c.c_int)]
+
+
 def seconds_of(call):
     begin = time.process_time()
     call()
@@ -52,7 +58,7 @@ def main():
     torch.manual_seed(1)
     lib = c.CDLL(os.environ.get("SOFTPROMPT_LIB") or os.path.join(ROOT, "build", "libsoftprompt.so"))
     fast = c.c_void_p()
-    assert lib.sp_fast_create(c.byref(fast), None) == 0
+    assert lib.sp_fast_create(c.byref(fast), c.byref(Options(n_threads=1))) == 0
     n = 1 << int(sys.argv[1] if len(sys.argv) > 1 else 13)
     for d in (8, 16, 64):
         for causal in (False, True):

@@ -748,10 +748,11 @@ typedef struct sp_fast_options {
     size_t max_degree;  /* of those to choose from; 0: 8 */
     double range;       /* scores that the polynomial must serve, beyond which queries are exact; 0: as far as epsilon allows */
     uint64_t max_bytes; /* that a call may take besides its arguments; 0: half of the machine's memory */
+    int n_threads;      /* that a call may take, as many as have enough to do; 0: sp_machine's */
 } sp_fast_options;
 
-/* `options` may be NULL. ARGUMENT: an epsilon or degree out of range. UNSUPPORTED: no degree up to max_degree (or not `degree`)
- * keeps epsilon on `range`; the message says which range and which epsilon it could. */
+/* `options` may be NULL. ARGUMENT: an epsilon, a degree or a number of threads out of range. UNSUPPORTED: no degree up to
+ * max_degree (or not `degree`) keeps epsilon on `range`; the message says which range and which epsilon it could. */
 SP_API sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options);
 SP_API void sp_fast_free(sp_fast *fast);
 
@@ -781,7 +782,9 @@ typedef struct sp_certificate {
                             queries have degrees of their own: degree, range and bounds are then the largest of them */
 } sp_certificate;
 
-/* out (n_queries, d_v) written. `certificate` may be NULL. Runs on the caller's thread; a handle serves one thread at a time.
+/* out (n_queries, d_v) written. `certificate` may be NULL. A call shares blocks of keys and tiles of queries among its threads;
+ * neither output nor certificate depends on how many these are. A handle serves one call at a time; a call from within a parallel
+ * region runs on that thread.
  * Causal: blocks of keys that all of a tile's queries see go through the polynomial, the last ones, at most a block, are exact.
  * ARGUMENT: no keys, a dimension of 0, causal with more queries than keys, numbers that are not finite, scores beyond f32: by name.
  * MEMORY: more than max_bytes would be needed; the message says how much, or which degree would do. */

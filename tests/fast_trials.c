@@ -12,7 +12,7 @@
 #include "base/rng.h"
 #include "fast/frame.h"
 #include "fast/remez.h"
-#include "fast/hybrid.h"
+#include "fast/fast.h"
 #include "softprompt.h"
 
 enum { MAX_KEYS = 1400, MAX_QUERIES = 40, MAX_D = 8, MAX_D_V = 3, N_EPSILONS = 4, MAX_DEGREE = 10, CHECKED = 6 };
@@ -44,8 +44,10 @@ static sp_fast *handle(size_t epsilon, size_t degree)
 {
     sp_fast **fast = &handles[epsilon][degree];
     if (*fast) return *fast;
-    if (sp_fast_create(fast, &(sp_fast_options){.epsilon = epsilons[epsilon], .degree = degree})) die(sp_message());
+    const sp_fast_options options = {.epsilon = epsilons[epsilon], .degree = degree, .n_threads = 1 + (int)degree % 2};
+    if (sp_fast_create(fast, &options)) die(sp_message());
     sp_fast_set_least_hybrid(*fast, 0);
+    sp_fast_set_least_share(*fast, 0);
     ranges[epsilon][degree] = degree ? sp_exp_polynomial_range(degree, epsilons[epsilon]) : 0;
     return *fast;
 }
@@ -163,7 +165,7 @@ static double run(trial *t, size_t number, sp_rng *rng, sp_arena *arena)
     sp_exp_polynomial_fit(&p, t->degree, ranges[t->epsilon][t->degree]);
     sp_attention_head dense = *h;
     dense.ldk = h->d, dense.ldv = h->d_v;
-    if (sp_frame_measure(&frame, &dense, sp_fast_kernels_select(), arena)) die(sp_message());
+    if (sp_frame_measure(&frame, &dense, sp_fast_kernels_select(), 1, arena)) die(sp_message());
     if (sp_rng_below(rng, 4)) { /* the worst values for the first query, in the first column */
         weigh(exact, ours, t, &frame, &p, 0);
         float high = t->v[0], low = t->v[h->n_keys > 1 ? h->d_v : 0];

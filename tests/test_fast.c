@@ -13,7 +13,7 @@
 #include <cmocka.h>
 
 #include "base/rng.h"
-#include "fast/hybrid.h"
+#include "fast/fast.h"
 #include "fast/kernels.h"
 #include "fast/monomials.h"
 #include "fast/remez.h"
@@ -476,6 +476,49 @@ static void far_keys_are_exact_for_all(void **state)
     sp_fast_free(fast);
 }
 
+/* Everything that a call does, on one thread, two and three, however little there is to do: the same bits, the same certificate.
+ * With few bytes threads find less room beside the moments. */
+static void threads_change_no_bit(void **state)
+{
+    (void)state;
+    static const struct {
+        size_t n_queries, n_keys, d, d_v, degree;
+        double size;
+        float far;
+        bool causal;
+        uint64_t max_bytes;
+    } shapes[] = {
+        {70, 9000, 3, 3, 4, .5, 1, false, 0},  {800, 5001, 4, 20, 3, .4, 6, false, 0}, {500, 3000, 4, 4, 4, .5, 1, false, 45000},
+        {2100, 2100, 4, 4, 4, .4, 1, true, 0}, {1500, 2777, 3, 30, 4, .5, 9, true, 0}, {2000, 2000, 4, 4, 0, .7, 6, false, 0},
+        {600, 600, 16, 16, 0, 3, 1, false, 0}, {40, 3000, 3, 3, 3, .5, 900, true, 0},  {0, 30, 2, 2, 2, 1, 1, false, 0},
+        {3, 3, 2, 2, 2, .1, 1, true, 0},       {33, 9000, 2, 2, 0, .2, 1, false, 0}};
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const size_t n_q = shapes[s].n_queries, n_k = shapes[s].n_keys, d = shapes[s].d, d_v = shapes[s].d_v;
+        float *q = floats(n_q * d, 1, shapes[s].size), *k = floats(n_k * d, 2, shapes[s].size), *v = floats(n_k * d_v, 3, 1);
+        float *out[] = {floats(n_q * d_v, 4, 1), floats(n_q * d_v, 4, 1)},
+              *exact[] = {floats(n_q * d_v, 5, 1), floats(n_q * d_v, 5, 1)};
+        for (size_t i = 0; i < n_q * d; i++) q[i] *= i / d % 400 == 9 ? shapes[s].far : 1;
+        for (size_t i = 0; i < n_k * d; i++) k[i] *= i / d % 350 == 9 && shapes[s].far < 100 ? shapes[s].far : 1;
+        const sp_attention_head head = {
+            .q = q, .k = k, .v = v, .n_queries = n_q, .n_keys = n_k, .d = d, .d_v = d_v, .causal = shapes[s].causal};
+        sp_certificate certificates[2] = {0};
+        for (int n_threads = 1; n_threads <= 3; n_threads++) {
+            const bool other = n_threads > 1;
+            sp_fast *fast =
+                create((sp_fast_options){.degree = shapes[s].degree, .max_bytes = shapes[s].max_bytes, .n_threads = n_threads});
+            sp_fast_set_least_hybrid(fast, 0);
+            sp_fast_set_least_share(fast, 0);
+            if (sp_fast_attention(out[other], &certificates[other], fast, &head)) fail_msg("%s", sp_message());
+            if (!shapes[s].max_bytes && sp_exact_attention(exact[other], fast, &head)) fail_msg("%s", sp_message());
+            assert_memory_equal(out[other], out[0], n_q * d_v * sizeof(float));
+            assert_memory_equal(exact[other], exact[0], n_q * d_v * sizeof(float));
+            assert_memory_equal(&certificates[other], &certificates[0], sizeof certificates[0]);
+            sp_fast_free(fast);
+        }
+        free(q), free(k), free(v), free(out[0]), free(out[1]), free(exact[0]), free(exact[1]);
+    }
+}
+
 /* Scores far too wide for any degree: the exact kernel alone, and it says so. */
 static void wide_scores_stay_exact(void **state)
 {
@@ -502,6 +545,7 @@ static void bad_options_are_refused(void **state)
     refused(sp_fast_create(&fast, &(sp_fast_options){.epsilon = NAN}), SP_ERR_ARGUMENT, "epsilon");
     refused(sp_fast_create(&fast, &(sp_fast_options){.degree = 17}), SP_ERR_ARGUMENT, "degree 17");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = -1}), SP_ERR_ARGUMENT, "range");
+    refused(sp_fast_create(&fast, &(sp_fast_options){.n_threads = -1}), SP_ERR_ARGUMENT, "-1 threads");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = 4}), SP_ERR_UNSUPPORTED, "degree 8 serves scores up to 3.689");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = 1.2, .degree = 4}), SP_ERR_UNSUPPORTED,
             "degree 4 serves scores up to 1.15");
@@ -563,7 +607,7 @@ int main(void)
         cmocka_unit_test(far_queries_are_exact),        cmocka_unit_test(worst_values_reach_the_bound),
         cmocka_unit_test(degrees_are_chosen_by_cost),   cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(bad_input_is_refused),         cmocka_unit_test(far_keys_are_exact_for_all),
-        cmocka_unit_test(wide_scores_stay_exact),
+        cmocka_unit_test(wide_scores_stay_exact),       cmocka_unit_test(threads_change_no_bit),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);

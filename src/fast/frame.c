@@ -1,5 +1,5 @@
 /* frame.c: measuring keys and values, and bringing them into the kernels' order.
- * Cost: three passes over the keys, two over the queries and values; differences in f64, rounded once. */
+ * Cost: two passes over the keys, two over the queries and values; differences in f64, rounded once. */
 #include "fast/frame.h"
 
 #include <float.h>
@@ -9,21 +9,14 @@
 #include "base/sizes.h"
 #include "base/status.h"
 
-enum { ROWS_AT_ONCE = 64 };
+enum { ROWS_AT_ONCE = 64, ROWS_SUMMED = 8192 };
 
 /* ---- measuring ---- */
 
-typedef struct column_stats { /* (d) each */
+typedef struct column_stats { /* (parts, d) each, then of all in the first d */
     double *sum;
     float *least, *most;
 } column_stats;
-
-static sp_status allocate_stats(column_stats *out, size_t d, sp_arena *arena)
-{
-    *out = (column_stats){sp_arena_alloc(arena, d, sizeof(double)), sp_arena_alloc(arena, d, sizeof(float)),
-                          sp_arena_alloc(arena, d, sizeof(float))};
-    return out->sum && out->least && out->most ? SP_OK : SP_ERR_MEMORY;
-}
 
 /* Names the first number of a matrix that is not finite. */
 static sp_status refuse(const char *what, const float *x, size_t ld, size_t n, size_t d)
@@ -36,19 +29,37 @@ static sp_status refuse(const char *what, const float *x, size_t ld, size_t n, s
     return sp_fail(SP_ERR_ARGUMENT, "%ss are too large", what);
 }
 
-/* Sums in f64, which finite f32 cannot overflow: so they are finite where all numbers are. */
-static sp_status measure_columns(column_stats *s, const char *what, const float *x, size_t ld, size_t n, size_t d)
+static void measure_part(double *restrict sum, float *restrict least, float *restrict most, const float *x, size_t ld, size_t n,
+                         size_t d)
 {
-    for (size_t i = 0; i < d; i++) s->sum[i] = 0, s->least[i] = s->most[i] = x[i];
+    for (size_t i = 0; i < d; i++) sum[i] = 0, least[i] = most[i] = x[i];
     for (size_t r = 0; r < n; r++) {
         const float *row = x + r * ld;
-        double *restrict sum = s->sum;
-        float *restrict least = s->least, *restrict most = s->most;
         for (size_t i = 0; i < d; i++) {
             sum[i] += (double)row[i];
             least[i] = row[i] < least[i] ? row[i] : least[i];
             most[i] = row[i] > most[i] ? row[i] : most[i];
         }
+    }
+}
+
+/* Sums in f64, which finite f32 cannot overflow: so they are finite where all numbers are. Parts are as long whatever the threads,
+ * and added in their order. */
+static sp_status measure_columns(column_stats *s, const char *what, const float *x, size_t ld, size_t n, size_t d, size_t n_threads,
+                                 sp_arena *arena)
+{
+    const size_t parts = (n + ROWS_SUMMED - 1) / ROWS_SUMMED;
+    *s = (column_stats){sp_arena_alloc(arena, parts * d, sizeof(double)), sp_arena_alloc(arena, parts * d, sizeof(float)),
+                        sp_arena_alloc(arena, parts * d, sizeof(float))};
+    if (!s->sum || !s->least || !s->most) return SP_ERR_MEMORY;
+#pragma omp parallel for schedule(static) num_threads((int)n_threads)
+    for (size_t p = 0; p < parts; p++)
+        measure_part(s->sum + p * d, s->least + p * d, s->most + p * d, x + p * ROWS_SUMMED * ld, ld,
+                     sp_smaller(ROWS_SUMMED, n - p * ROWS_SUMMED), d);
+    for (size_t i = d; i < parts * d; i++) {
+        s->sum[i % d] += s->sum[i];
+        s->least[i % d] = fminf(s->least[i % d], s->least[i]);
+        s->most[i % d] = fmaxf(s->most[i % d], s->most[i]);
     }
     for (size_t i = 0; i < d; i++)
         if (!isfinite(s->sum[i])) return refuse(what, x, ld, n, d);
@@ -66,15 +77,22 @@ static void squared_distances(double *squares, const float *rows, size_t ld, siz
         }
 }
 
-static double largest_distance(const float *rows, size_t ld, size_t n, const float *centre, size_t d)
+/* The largest squared distances of the keys from two centres, in one pass. */
+static void largest_distances(double *from_a, double *from_b, const sp_attention_head *head, const float *a, const float *b,
+                              size_t n_threads)
 {
-    double squares[ROWS_AT_ONCE], largest = 0;
-    for (size_t first = 0, some; first < n; first += some) {
-        some = sp_smaller(ROWS_AT_ONCE, n - first);
-        squared_distances(squares, rows + first * ld, ld, some, centre, d);
-        for (size_t j = 0; j < some; j++) largest = squares[j] > largest ? squares[j] : largest;
+    double most_a = 0, most_b = 0;
+#pragma omp parallel for schedule(static) num_threads((int)n_threads) reduction(max : most_a, most_b)
+    for (size_t first = 0; first < head->n_keys; first += ROWS_AT_ONCE) {
+        double squares[ROWS_AT_ONCE];
+        const size_t some = sp_smaller(ROWS_AT_ONCE, head->n_keys - first);
+        const float *rows = head->k + first * head->ldk;
+        squared_distances(squares, rows, head->ldk, some, a, head->d);
+        for (size_t j = 0; j < some; j++) most_a = squares[j] > most_a ? squares[j] : most_a;
+        squared_distances(squares, rows, head->ldk, some, b, head->d);
+        for (size_t j = 0; j < some; j++) most_b = squares[j] > most_b ? squares[j] : most_b;
     }
-    return largest;
+    *from_a = most_a, *from_b = most_b;
 }
 
 /* sqrt of a sum of d squares in f64, rounded up. */
@@ -96,16 +114,16 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
 {
     size_t d = head->d;
     column_stats s;
+    double around_mean, around_middle;
     float *middle = sp_arena_alloc(arena, d, sizeof *middle);
-    sp_status st = middle ? allocate_stats(&s, d, arena) : SP_ERR_MEMORY;
-    if (!st) st = measure_columns(&s, "key", head->k, head->ldk, head->n_keys, d);
+    if (!middle) return SP_ERR_MEMORY;
+    sp_status st = measure_columns(&s, "key", head->k, head->ldk, head->n_keys, d, frame->n_threads, arena);
     if (st) return st;
     for (size_t i = 0; i < d; i++) {
         frame->centre[i] = (float)(s.sum[i] / (double)head->n_keys);
         middle[i] = (float)(((double)s.least[i] + (double)s.most[i]) / 2);
     }
-    double around_mean = largest_distance(head->k, head->ldk, head->n_keys, frame->centre, d);
-    double around_middle = largest_distance(head->k, head->ldk, head->n_keys, middle, d);
+    largest_distances(&around_mean, &around_middle, head, frame->centre, middle, frame->n_threads);
     if (around_middle < around_mean) memcpy(frame->centre, middle, d * sizeof *middle);
     frame->radius = norm_above(fmin(around_mean, around_middle), d);
     frame->key_factor = shrinking_factor(frame->radius);
@@ -116,8 +134,7 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
 static sp_status measure_values(sp_frame *frame, const sp_attention_head *head, sp_arena *arena)
 {
     column_stats s;
-    sp_status st = allocate_stats(&s, head->d_v, arena);
-    if (!st) st = measure_columns(&s, "value", head->v, head->ldv, head->n_keys, head->d_v);
+    sp_status st = measure_columns(&s, "value", head->v, head->ldv, head->n_keys, head->d_v, frame->n_threads, arena);
     if (st) return st;
     double half = 0;
     frame->value_range = frame->value_magnitude = 0;
@@ -132,10 +149,12 @@ static sp_status measure_values(sp_frame *frame, const sp_attention_head *head, 
     return SP_OK;
 }
 
-sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, sp_arena *arena)
+sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, size_t n_threads,
+                           sp_arena *arena)
 {
     size_t all = head->d_v + 1, groups = (all + kernels->max_columns - 1) / kernels->max_columns;
-    *out = (sp_frame){.d = head->d,
+    *out = (sp_frame){.n_threads = n_threads,
+                      .d = head->d,
                       .d_v = head->d_v,
                       .groups = groups,
                       .columns = (all + groups - 1) / groups,
@@ -153,13 +172,14 @@ sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp
     float *origin = sp_arena_alloc(arena, head->d, sizeof *origin);
     if (!origin) return SP_ERR_MEMORY;
     memset(origin, 0, head->d * sizeof *origin);
-    for (size_t first = 0, some; first < head->n_queries; first += some) {
-        some = sp_smaller(ROWS_AT_ONCE, head->n_queries - first);
-        squared_distances(bounds + first, head->q + first * head->ldq, head->ldq, some, origin, head->d);
+#pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
+    for (size_t first = 0; first < head->n_queries; first += ROWS_AT_ONCE) {
+        const size_t end = sp_smaller(first + ROWS_AT_ONCE, head->n_queries);
+        squared_distances(bounds + first, head->q + first * head->ldq, head->ldq, end - first, origin, head->d);
+        for (size_t i = first; i < end; i++) bounds[i] = norm_above(bounds[i], head->d) * factor;
     }
     for (size_t i = 0; i < head->n_queries; i++) {
         if (!isfinite(bounds[i])) return refuse("query", head->q, head->ldq, head->n_queries, head->d);
-        bounds[i] = norm_above(bounds[i], head->d) * factor;
         if (!(bounds[i] < LARGEST))
             return sp_fail(SP_ERR_ARGUMENT, "query %zu: its scores may reach %g, beyond what f32 holds; scale queries or keys down",
                            i, bounds[i]);
@@ -169,11 +189,12 @@ sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp
 
 void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head)
 {
-    for (size_t first = 0, some; first < head->n_keys; first += some) {
-        some = sp_smaller(ROWS_AT_ONCE, head->n_keys - first);
-        squared_distances(distances + first, head->k + first * head->ldk, head->ldk, some, frame->centre, head->d);
+#pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
+    for (size_t first = 0; first < head->n_keys; first += ROWS_AT_ONCE) {
+        const size_t end = sp_smaller(first + ROWS_AT_ONCE, head->n_keys);
+        squared_distances(distances + first, head->k + first * head->ldk, head->ldk, end - first, frame->centre, head->d);
+        for (size_t j = first; j < end; j++) distances[j] = norm_above(distances[j], head->d);
     }
-    for (size_t j = 0; j < head->n_keys; j++) distances[j] = norm_above(distances[j], head->d);
 }
 
 /* ---- packing ---- */
@@ -200,17 +221,20 @@ void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_atte
     }
 }
 
-size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n)
+size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head)
 {
-    size_t d = frame->d, all = frame->groups * frame->columns, padded = (n + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
-    memset(v, 0, padded * all * sizeof *v);
-    for (size_t j = 0; j < padded; j++, k += d, v += all) {
-        size_t from = first + sp_smaller(j, n - 1);
-        for (size_t i = 0; i < d; i++) k[i] = shrink(head->k[from * head->ldk + i], frame->centre[i], frame->key_factor);
+    const size_t d = frame->d, all = frame->groups * frame->columns, n = head->n_keys;
+    const size_t padded = (n + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
+#pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
+    for (size_t j = 0; j < padded; j++) {
+        const size_t from = sp_smaller(j, n - 1);
+        const float *key = head->k + from * head->ldk, *value = head->v + from * head->ldv;
+        float *row = v + j * all;
+        for (size_t i = 0; i < d; i++) k[j * d + i] = shrink(key[i], frame->centre[i], frame->key_factor);
+        for (size_t c = 0; c < all; c++) row[c] = 0;
         if (j >= n) continue;
-        for (size_t c = 0; c < frame->d_v; c++)
-            v[c] = shrink(head->v[from * head->ldv + c], frame->value_middle[c], frame->value_factor);
-        v[frame->d_v] = 1;
+        for (size_t c = 0; c < frame->d_v; c++) row[c] = shrink(value[c], frame->value_middle[c], frame->value_factor);
+        row[frame->d_v] = 1;
     }
     return padded;
 }

@@ -11,6 +11,7 @@
 #include "softprompt.h"
 
 typedef struct sp_frame {
+    size_t n_threads; /* that measure and pack all keys or all queries at once */
     size_t d, d_v;
     size_t groups, columns; /* of columns: d_v values, ones, and zeros up to groups * columns */
     float *centre;          /* (d) of keys */
@@ -23,8 +24,10 @@ typedef struct sp_frame {
     double value_magnitude; /* the largest |v| */
 } sp_frame;
 
-/* Looks at all keys and values, at least one. ARGUMENT: one of them is no finite number; the message says which. */
-sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, sp_arena *arena);
+/* Looks at all keys and values, at least one. ARGUMENT: one of them is no finite number; the message says which. No number depends
+ * on n_threads, here and below. */
+sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, size_t n_threads,
+                           sp_arena *arena);
 
 /* For each query an upper bound of |scale q . (k - centre)| over all keys (Cauchy-Schwarz). ARGUMENT: a query that is not finite,
  * or scores that f32 does not hold. */
@@ -38,9 +41,9 @@ void sp_frame_measure_distances(double *distances, const sp_frame *frame, const 
 void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
                         const sp_fast_kernels *kernels);
 
-/* Keys as rows k (n, d), v (n, groups * columns), for the exact kernel; n is rounded up to SP_EXACT_KEYS with copies of the last
- * key that have no weight. Returns the rounded number. */
-size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n);
+/* All keys as rows k (n, d), v (n, groups * columns), for the exact kernel; n is rounded up to SP_EXACT_KEYS with copies of the
+ * last key that have no weight. Returns the rounded number. */
+size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head);
 
 /* n queries as a tile (d, tile_queries), times `factor` besides the frame's own; the last one again in what is left of it. */
 void sp_frame_pack_queries(float *tile, const sp_frame *frame, const sp_attention_head *head, const size_t *queries, size_t n,

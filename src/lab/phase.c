@@ -123,7 +123,7 @@ static sp_status time_point(sp_phase_point *point, double *rate, workload *w, co
     sp_certificate certificate = {0};
     sp_fast *fast;
     if (point->degree == SIZE_MAX || point->features == SIZE_MAX || *rate * work > o->seconds) return SP_OK;
-    const sp_fast_options options = {.epsilon = o->epsilon, .degree = point->degree, .max_degree = SP_MAX_DEGREE};
+    const sp_fast_options options = {.epsilon = o->epsilon, .degree = point->degree, .max_degree = SP_MAX_DEGREE, .n_threads = 1};
     sp_status st = sp_fast_create(&fast, &options);
     if (st) return st;
     set_entry(w, point->entry);
@@ -145,7 +145,7 @@ static sp_status time_size(sp_phase_size *size, const sp_phase_size *before, wor
         *size = (sp_phase_size){size->n, before->seconds * ratio * ratio, true};
         if (before->extended || size->seconds > o->seconds) return SP_OK;
     }
-    sp_status st = sp_fast_create(&fast, NULL);
+    sp_status st = sp_fast_create(&fast, &(sp_fast_options){.n_threads = 1});
     if (st) return st;
     set_entry(w, 1);
     size->extended = false;

@@ -16,7 +16,7 @@ lib = sp.lib
 
 class Options(c.Structure):
     _fields_ = [("epsilon", c.c_double), ("degree", c.c_size_t), ("max_degree", c.c_size_t), ("range", c.c_double),
-                ("max_bytes", c.c_uint64)]
+                ("max_bytes", c.c_uint64), ("n_threads", c.c_int)]
 
 
 class Head(c.Structure):

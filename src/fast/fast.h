@@ -1,0 +1,69 @@
+/* fast.h: the handle of attention in almost linear time, one call on it, and what parts of a call cost. What it does: softprompt.h.
+ *
+ * A call's numbers do not depend on how many threads share it: sums over keys are taken block by block, in their order (moments.c),
+ * queries stand in tiles that know nothing of each other (tiles.c), and of what tiles found only extremes are kept. */
+#ifndef SP_FAST_FAST_H
+#define SP_FAST_FAST_H
+
+#include "base/arena.h"
+#include "fast/frame.h"
+#include "fast/kernels.h"
+#include "fast/remez.h"
+#include "fast/rounding.h"
+#include "softprompt.h"
+
+enum { SP_NO_DEGREE = 0 }; /* all is exact */
+
+struct sp_fast {
+    sp_fast_options options;          /* with defaults filled in */
+    size_t first_degree, last_degree; /* to choose from */
+    sp_exp_polynomial polynomials[SP_MAX_DEGREE + 1];
+    const sp_fast_kernels *kernels;
+    double least_hybrid; /* what the exact kernel must cost for a hybrid to be planned */
+    double least_share;  /* what a thread must have to do to be woken */
+    sp_arena *arena;
+};
+
+/* Tests, whose sums are small, ask for less of both, in the units below. */
+void sp_fast_set_least_hybrid(sp_fast *fast, double cost);
+void sp_fast_set_least_share(sp_fast *fast, double cost);
+
+/* One call, whose keys, values and queries are measured. */
+typedef struct sp_fast_call {
+    sp_fast *fast;
+    sp_attention_head head; /* strides and scale filled in */
+    sp_frame frame;
+    double *bounds; /* (n_queries) of |scores| */
+    size_t n_threads;
+} sp_fast_call;
+
+/* ---- costs ---- */
+
+/* Multiply-adds that fit what was timed (bench/attention): a pair of the exact kernel, besides its products, costs an exp; moments
+ * cost more than their products, too. A plan must save a tenth of the exact kernel's cost. */
+#define SP_EXP_COST 11.0
+#define SP_KEY_COST 1.35
+#define SP_QUERY_COST 1.0
+#define SP_LEAST_HYBRID 4e7 /* half a millisecond; with less, planning would show */
+#define SP_WORTHWHILE (1 / 1.1)
+#define SP_SMALL_WORTHWHILE 0.75 /* of sums that take less than that, whose costs are less certain */
+
+static inline size_t sp_fast_columns(const sp_fast_call *call)
+{
+    return call->frame.groups * call->frame.columns;
+}
+
+/* Of a query and a key in the exact kernel. */
+static inline double sp_fast_pair_cost(const sp_fast_call *call)
+{
+    return (double)(call->head.d + sp_fast_columns(call)) + SP_EXP_COST;
+}
+
+/* Of a key, or a query, with a polynomial, but for the factors above: features times columns; infinite where nothing has so many.
+ */
+double sp_fast_degree_products(const sp_fast_call *call, size_t degree);
+
+/* Threads that have enough to do. */
+size_t sp_fast_threads(const sp_fast *fast, double cost);
+
+#endif
