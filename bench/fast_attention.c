@@ -1,12 +1,13 @@
-/* fast_attention.c: attention in almost linear time against the exact kernel, in processor time of one thread, interleaved in one
- * run.
+/* fast_attention.c: attention in almost linear time against the exact kernel, in processor time, interleaved in one run.
  *
- * A JSON line a row: d d_v degree rho n causal hybrid ratio cpu_seconds_exact cpu_seconds_fast error bound kernels. Queries and
- * keys are normal, cut off where the largest norms are sqrt(rho), so that scores reach nearly rho and the degree serves them all;
- * values are the sign of a key's first coordinate and noise, because values that have nothing to do with the keys flatter. Times
- * are medians, the ratio is the median of the pairs' ratios. error: the largest difference from attention in f64 over some queries.
- * bound: the certificate's.
+ * A JSON line a row: d d_v degree rho n causal hybrid threads ratio cpu_seconds_exact cpu_seconds_fast error bound kernels. With
+ * several threads, whose processor time is summed, also what passes on a clock: seconds_exact, seconds_fast, ratio_seconds. Queries
+ * and keys are normal, cut off where the largest norms are sqrt(rho), so that scores reach nearly rho and the degree serves them
+ * all; values are the sign of a key's first coordinate and noise, because values that have nothing to do with the keys flatter.
+ * Times are medians, the ratio is the median of the pairs' ratios. error: the largest difference from attention in f64 over some
+ * queries. bound: the certificate's.
  *
+ *     bench_fast_attention [--threads N] ...
  *     bench_fast_attention             the table of docs/fast-attention.md
  *     bench_fast_attention d d_v degree log2(n) [causal]
  *     bench_fast_attention hybrid [d d_v deviation log2(n)]
@@ -23,6 +24,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/rng.h"
 #include "fast/remez.h"
 #include "fast/state.h"
@@ -31,6 +33,8 @@
 #include "tensor/kernels.h"
 
 enum { MAX_PASSES = 15, CHECKED = 24 };
+
+static int n_threads = 1;
 
 typedef struct row {
     size_t d, d_v, degree, log2_n;
@@ -92,7 +96,7 @@ static void draw(workload *out, const row *r)
 {
     size_t n = (size_t)1 << r->log2_n;
     sp_rng rng = sp_rng_seed(1, n);
-    must(sp_fast_create(&out->fast, &(sp_fast_options){.degree = r->degree}));
+    must(sp_fast_create(&out->fast, &(sp_fast_options){.degree = r->degree, .n_threads = n_threads}));
     out->rho = sp_exp_polynomial_range(r->degree, 1e-3);
     double most = sqrt(out->rho * .97); /* centring may move keys a little */
     out->q = draw_vectors(n, r->d, most, &rng);
@@ -154,40 +158,73 @@ static double median(double *x, size_t n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-static double time_fast(workload *data, sp_certificate *certificate)
+/* What a call took; of several, sums or medians. */
+typedef struct taken {
+    double cpu, clock;
+} taken;
+
+static taken time_fast(workload *data, sp_certificate *certificate)
 {
-    double begin = cpu_seconds();
+    const double cpu = cpu_seconds(), clock = sp_seconds();
     must(sp_fast_attention(data->out, certificate, data->fast, &data->head));
-    return cpu_seconds() - begin;
+    return (taken){cpu_seconds() - cpu, sp_seconds() - clock};
 }
 
-static double time_exact(workload *data)
+static taken time_exact(workload *data)
 {
-    double begin = cpu_seconds();
+    const double cpu = cpu_seconds(), clock = sp_seconds();
     must(sp_exact_attention(data->out, data->fast, &data->head));
-    return cpu_seconds() - begin;
+    return (taken){cpu_seconds() - cpu, sp_seconds() - clock};
+}
+
+/* Passes of one exact call, or the mean of some, and three of the fast ones, in turn. */
+typedef struct passes {
+    size_t n;
+    double exact[2][MAX_PASSES], fast[2][MAX_PASSES], ratios[2][MAX_PASSES]; /* of processor time, and on a clock */
+} passes;
+
+static void run_passes(passes *p, sp_certificate *certificate, workload *data, size_t n, size_t times)
+{
+    enum { AGAIN = 3 };
+    for (p->n = 0; p->n < n; p->n++) {
+        double fast[2][AGAIN] = {{0}}, exact[2] = {0};
+        for (size_t t = 0; t < times; t++) {
+            const taken one = time_exact(data);
+            exact[0] += one.cpu / (double)times, exact[1] += one.clock / (double)times;
+        }
+        for (size_t t = 0; t < AGAIN * times; t++) {
+            const taken one = time_fast(data, certificate);
+            fast[0][t / times] += one.cpu / (double)times, fast[1][t / times] += one.clock / (double)times;
+        }
+        for (int c = 0; c < 2; c++) {
+            p->exact[c][p->n] = exact[c];
+            p->fast[c][p->n] = median(fast[c], AGAIN);
+            p->ratios[c][p->n] = exact[c] / p->fast[c][p->n];
+        }
+    }
+}
+
+static void print_times(passes *p)
+{
+    printf("\"threads\": %d, \"ratio\": %.3g, \"cpu_seconds_exact\": %.5g, \"cpu_seconds_fast\": %.5g, ", n_threads,
+           median(p->ratios[0], p->n), median(p->exact[0], p->n), median(p->fast[0], p->n));
+    if (n_threads > 1)
+        printf("\"ratio_seconds\": %.3g, \"seconds_exact\": %.5g, \"seconds_fast\": %.5g, ", median(p->ratios[1], p->n),
+               median(p->exact[1], p->n), median(p->fast[1], p->n));
 }
 
 static void measure(const row *r)
 {
     workload data;
     sp_certificate certificate;
-    double exact[MAX_PASSES], fast[MAX_PASSES], ratios[MAX_PASSES], some[3];
-    size_t passes = r->log2_n <= 12 ? 15 : r->log2_n <= 13 ? 7 : r->log2_n <= 15 ? 3 : 1;
+    passes p;
     draw(&data, r);
     time_fast(&data, &certificate); /* warms up */
-    for (size_t p = 0; p < passes; p++) {
-        exact[p] = time_exact(&data);
-        for (int again = 0; again < 3; again++) some[again] = time_fast(&data, &certificate);
-        fast[p] = median(some, 3);
-        ratios[p] = exact[p] / fast[p];
-    }
-    printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": %s, \"hybrid\": false, \"ratio\": "
-           "%.3g, "
-           "\"cpu_seconds_exact\": %.5g, \"cpu_seconds_fast\": %.5g, \"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, "
-           "\"kernels\": \"%s\"}\n",
-           r->d, r->d_v, certificate.degree, data.rho, data.head.n_queries, r->causal ? "true" : "false", median(ratios, passes),
-           median(exact, passes), median(fast, passes), find_error(&data),
+    run_passes(&p, &certificate, &data, r->log2_n <= 12 ? 15 : r->log2_n <= 13 ? 7 : r->log2_n <= 15 ? 3 : 1, 1);
+    printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": %s, \"hybrid\": false, ", r->d,
+           r->d_v, certificate.degree, data.rho, data.head.n_queries, r->causal ? "true" : "false");
+    print_times(&p);
+    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"kernels\": \"%s\"}\n", find_error(&data),
            certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact, sp_kernels_select()->name);
     fflush(stdout);
     give_back(&data);
@@ -199,7 +236,7 @@ static void draw_normal(workload *out, size_t d, size_t d_v, double deviation, s
 {
     sp_rng rng = sp_rng_seed(4, n);
     const double size = sqrt(deviation / sqrt((double)d)); /* of a coordinate: d products of variance size^4 */
-    must(sp_fast_create(&out->fast, NULL));
+    must(sp_fast_create(&out->fast, &(sp_fast_options){.n_threads = n_threads}));
     out->q = floats(n * d), out->k = floats(n * d), out->v = floats(n * d_v), out->out = floats(n * d_v);
     for (size_t i = 0; i < n * d; i++) {
         out->q[i] = (float)(size * sp_rng_normal(&rng));
@@ -214,25 +251,16 @@ static void measure_hybrid(size_t d, size_t d_v, double deviation, size_t n)
 {
     workload data;
     sp_certificate certificate;
-    double exact[MAX_PASSES], fast[MAX_PASSES], ratios[MAX_PASSES], some[3];
-    const size_t passes = n <= 4096 ? 9 : 1, times = n <= 1024 ? 5 : 1;
+    passes p;
     draw_normal(&data, d, d_v, deviation, n);
     time_exact(&data), time_fast(&data, &certificate);
-    for (size_t p = 0; p < passes; p++) {
-        exact[p] = 0;
-        for (size_t t = 0; t < times; t++) exact[p] += time_exact(&data) / (double)times;
-        for (int again = 0; again < 3; again++) {
-            some[again] = 0;
-            for (size_t t = 0; t < times; t++) some[again] += time_fast(&data, &certificate) / (double)times;
-        }
-        fast[p] = median(some, 3);
-        ratios[p] = exact[p] / fast[p];
-    }
+    run_passes(&p, &certificate, &data, n <= 4096 ? 9 : 1, n <= 1024 ? 5 : 1);
     printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": false, \"hybrid\": true, "
-           "\"deviation\": %g, \"ratio\": %.3g, \"cpu_seconds_exact\": %.5g, \"cpu_seconds_fast\": %.5g, \"error\": %.3g, "
-           "\"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
-           d, d_v, certificate.degree, certificate.range, n, deviation, median(ratios, passes), median(exact, passes),
-           median(fast, passes), find_error(&data), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
+           "\"deviation\": %g, ",
+           d, d_v, certificate.degree, certificate.range, n, deviation);
+    print_times(&p);
+    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
+           find_error(&data), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
            certificate.n_exact_keys, sp_kernels_select()->name);
     fflush(stdout);
     give_back(&data);
@@ -260,7 +288,7 @@ static void measure_exponent(void)
         double seconds[PASSES];
         draw(&data, &(row){8, 8, 4, FIRST + i, false});
         time_fast(&data, &certificate);
-        for (size_t p = 0; p < PASSES; p++) seconds[p] = time_fast(&data, &certificate);
+        for (size_t p = 0; p < PASSES; p++) seconds[p] = time_fast(&data, &certificate).cpu;
         double x = (double)i - (N - 1) / 2.0, time = median(seconds, PASSES);
         sum_xy += x * log2(time);
         sum_xx += x * x;
@@ -380,6 +408,10 @@ static void measure_states(void)
 
 int main(int argc, char **argv)
 {
+    if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
+        n_threads = atoi(argv[2]);
+        argc -= 2, argv += 2;
+    }
     if (argc == 1)
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) measure(&rows[i]);
     else if (strcmp(argv[1], "exponent") == 0)
