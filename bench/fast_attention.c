@@ -8,14 +8,17 @@
  * queries. bound: the certificate's.
  *
  *     bench_fast_attention [--threads N] ...
- *     bench_fast_attention             the table of docs/fast-attention.md
+ *     bench_fast_attention             the table of docs/fast-attention.md, and the rounding of its shapes
  *     bench_fast_attention d d_v degree log2(n) [causal]
  *     bench_fast_attention hybrid [d d_v deviation log2(n)]
  *                                      what a call chooses for itself, for scores that are normal with a deviation, none cut off;
  *                                      without a shape the table's rows, and a sweep of small sums, which must not lose
  *     bench_fast_attention exponent    the fast side alone from n = 2^14 to 2^20, and the slope of log time over log n
- *     bench_fast_attention state       one step of decoding: three queries that share a head of 64 and read n keys of low rank, as
- *                                      moments and, as the engine does, one by one (d is the keys' rank)
+ *     bench_fast_attention rounding [d d_v degree log2(n)]
+ *                                      the part of the error that f32 is to blame for: against the same polynomial in f64, about
+ * the same centre, over some queries; without a shape those of the table at n = 2^20 bench_fast_attention state       one step of
+ * decoding: three queries that share a head of 64 and read n keys of low rank, as moments and, as the engine does, one by one (d is
+ * the keys' rank)
  *
  * SOFTPROMPT_KERNELS picks the rung. */
 #include <math.h>
@@ -26,6 +29,7 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "fast/frame.h"
 #include "fast/remez.h"
 #include "fast/state.h"
 #include "softprompt.h"
@@ -112,6 +116,10 @@ static void draw(workload *out, const row *r)
                                     .n_keys = n,
                                     .d = r->d,
                                     .d_v = r->d_v,
+                                    .ldq = r->d,
+                                    .ldk = r->d,
+                                    .ldv = r->d_v,
+                                    .ldo = r->d_v,
                                     .scale = 1,
                                     .causal = r->causal};
 }
@@ -228,6 +236,87 @@ static void measure(const row *r)
            certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact, sp_kernels_select()->name);
     fflush(stdout);
     give_back(&data);
+}
+
+/* ---- f32's part of the error ---- */
+
+static double polynomial_at(const sp_exp_polynomial *p, double s)
+{
+    double value = 0;
+    for (size_t j = p->degree + 1; j-- > 0;) value = value * s + p->c[j];
+    return value;
+}
+
+/* Largest difference from the polynomial's own weights in f64, over the last query and some others. */
+static double find_rounding(const workload *data, const sp_frame *frame, const sp_exp_polynomial *p)
+{
+    const sp_attention_head *h = &data->head;
+    double largest = 0, *sums = malloc(h->d_v * sizeof *sums);
+    sp_rng rng = sp_rng_seed(5, h->n_queries);
+    if (!sums) must(SP_ERR_MEMORY);
+    for (size_t c = 0; c < CHECKED; c++) {
+        const size_t query = c ? sp_rng_below(&rng, h->n_queries) : h->n_queries - 1;
+        const float *q = h->q + query * h->d;
+        double normaliser = 0;
+        memset(sums, 0, h->d_v * sizeof *sums);
+        for (size_t j = 0; j < h->n_keys; j++) {
+            double s = 0;
+            for (size_t i = 0; i < h->d; i++) s += (double)q[i] * ((double)h->k[j * h->d + i] - (double)frame->centre[i]);
+            const double weight = polynomial_at(p, (double)h->scale * s);
+            normaliser += weight;
+            for (size_t i = 0; i < h->d_v; i++) sums[i] += weight * (double)h->v[j * h->d_v + i];
+        }
+        for (size_t i = 0; i < h->d_v; i++)
+            largest = fmax(largest, fabs(sums[i] / normaliser - (double)data->out[query * h->d_v + i]));
+    }
+    free(sums);
+    return largest;
+}
+
+/* Keys at two opposite ends of the range alone, values their signs, queries between the ends: every sum rounds as the one before
+ * it, and nothing averages out. */
+static void draw_ends(workload *data, double most)
+{
+    const size_t d = data->head.d, d_v = data->head.d_v, n = data->head.n_keys;
+    sp_rng rng = sp_rng_seed(6, n);
+    for (size_t j = 0; j < n; j++) {
+        const float sign = sp_rng_below(&rng, 2) ? 1 : -1, length = (float)sp_rng_uniform(&rng);
+        for (size_t i = 0; i < d; i++) {
+            const double direction = most * sqrt((double)(i + 1) * 2 / (double)(d * (d + 1))); /* squares sum to most^2 */
+            data->k[j * d + i] = sign * (float)direction;
+            data->q[j * d + i] = length * (float)direction;
+        }
+        for (size_t i = 0; i < d_v; i++) data->v[j * d_v + i] = sign;
+    }
+}
+
+static void measure_rounding(const row *r, bool ends)
+{
+    workload data;
+    sp_certificate certificate;
+    sp_exp_polynomial p;
+    sp_frame frame;
+    sp_arena *arena;
+    draw(&data, r);
+    if (ends) draw_ends(&data, sqrt(data.rho * .97));
+    must(sp_arena_create(&arena));
+    must(sp_frame_measure(&frame, &data.head, sp_fast_kernels_select(), 1, arena));
+    must(sp_fast_attention(data.out, &certificate, data.fast, &data.head));
+    sp_exp_polynomial_fit(&p, r->degree, data.rho);
+    printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": false, \"hybrid\": false, "
+           "\"keys\": \"%s\", \"rounding\": %.3g, \"rounding_bound\": %.3g, \"exact_queries\": %zu, \"kernels\": \"%s\"}\n",
+           r->d, r->d_v, certificate.degree, data.rho, data.head.n_queries, ends ? "ends" : "normal",
+           find_rounding(&data, &frame, &p), certificate.rounding_bound, certificate.n_exact, sp_kernels_select()->name);
+    fflush(stdout);
+    sp_arena_free(arena);
+    give_back(&data);
+}
+
+static void measure_roundings(void)
+{
+    static const row shapes[] = {{8, 8, 4, 20, false}, {16, 16, 3, 20, false}, {16, 16, 4, 20, false}, {64, 64, 2, 20, false}};
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        measure_rounding(&shapes[i], false), measure_rounding(&shapes[i], true);
 }
 
 /* ---- the hybrid: normal queries and keys, none cut off ---- */
@@ -406,27 +495,41 @@ static void measure_states(void)
         for (size_t log2_n = 8; log2_n <= 16; log2_n += 2) measure_step(shapes[s][0], shapes[s][1], (size_t)1 << log2_n);
 }
 
+static row row_of(char **words, bool causal)
+{
+    return (row){strtoul(words[0], NULL, 10), strtoul(words[1], NULL, 10), strtoul(words[2], NULL, 10), strtoul(words[3], NULL, 10),
+                 causal};
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
         n_threads = atoi(argv[2]);
         argc -= 2, argv += 2;
     }
-    if (argc == 1)
+    const char *what = argc > 1 ? argv[1] : "";
+    if (argc == 1) {
         for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) measure(&rows[i]);
-    else if (strcmp(argv[1], "exponent") == 0)
+        measure_roundings();
+    } else if (strcmp(what, "exponent") == 0) {
         measure_exponent();
-    else if (strcmp(argv[1], "hybrid") == 0 && argc >= 6)
+    } else if (strcmp(what, "hybrid") == 0 && argc >= 6) {
         measure_hybrid(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), strtod(argv[4], NULL),
                        (size_t)1 << strtoul(argv[5], NULL, 10));
-    else if (strcmp(argv[1], "hybrid") == 0)
+    } else if (strcmp(what, "hybrid") == 0) {
         measure_hybrids();
-    else if (strcmp(argv[1], "state") == 0)
+    } else if (strcmp(what, "rounding") == 0 && argc >= 6) {
+        const row shape = row_of(argv + 2, false);
+        measure_rounding(&shape, false), measure_rounding(&shape, true);
+    } else if (strcmp(what, "rounding") == 0) {
+        measure_roundings();
+    } else if (strcmp(what, "state") == 0) {
         measure_states();
-    else if (argc >= 5)
-        measure(&(row){strtoul(argv[1], NULL, 10), strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10),
-                       strtoul(argv[4], NULL, 10), argc > 5 && strcmp(argv[5], "causal") == 0});
-    else
+    } else if (argc >= 5) {
+        const row shape = row_of(argv + 1, argc > 5 && strcmp(argv[5], "causal") == 0);
+        measure(&shape);
+    } else {
         return 2;
+    }
     return 0;
 }

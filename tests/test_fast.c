@@ -403,6 +403,74 @@ static void worst_values_reach_the_bound(void **state)
         }
 }
 
+/* The same weights, by the polynomial itself, in double: what is left is f32's part of the error. */
+static void attend_polynomial_f64(double *out, const sp_attention_head *h, const sp_exp_polynomial *p, const float *centre,
+                                  size_t query)
+{
+    double normaliser = 0;
+    for (size_t c = 0; c < h->d_v; c++) out[c] = 0;
+    for (size_t j = 0; j < h->n_keys; j++) {
+        double s = 0, weight = 0;
+        for (size_t i = 0; i < h->d; i++)
+            s += (double)h->scale * (double)h->q[query * h->d + i] * ((double)h->k[j * h->d + i] - (double)centre[i]);
+        for (size_t g = p->degree + 1; g-- > 0;) weight = weight * s + p->c[g];
+        normaliser += weight;
+        for (size_t c = 0; c < h->d_v; c++) out[c] += weight * (double)h->v[j * h->d_v + c];
+    }
+    for (size_t c = 0; c < h->d_v; c++) out[c] /= normaliser;
+}
+
+/* Keys at two ends of the range, their signs as values: each block rounds as the one before it, and nothing averages out. The bound
+ * that is certified is a hundred times as large; `bench/attention rounding` measures 2^20 keys. */
+static void rounding_does_not_add_up(void **state)
+{
+    (void)state;
+    enum { N_Q = 40 };
+    static const size_t shapes[][3] = {{8, 4, 16384}, {16, 3, 4096}, {64, 2, 2048}}; /* d, degree, keys */
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
+        const size_t d = shapes[s][0], n_k = shapes[s][2];
+        sp_fast *fast = create((sp_fast_options){.degree = shapes[s][1]});
+        const sp_exp_polynomial *p = &fast->polynomials[shapes[s][1]];
+        float *q = floats(N_Q * d, 1, 1), *k = floats(n_k * d, 2, 1), *v = floats(n_k * d, 3, 1), *out = floats(N_Q * d, 4, 1);
+        sp_rng rng = sp_rng_seed(4, s);
+        for (size_t j = 0; j < n_k; j++) {
+            const float sign = sp_rng_below(&rng, 2) ? 1 : -1, length = (float)sp_rng_uniform(&rng);
+            for (size_t i = 0; i < d; i++) {
+                const double direction = sqrt(.97 * p->rho * (double)(i + 1) * 2 / (double)(d * (d + 1)));
+                k[j * d + i] = sign * (float)direction;
+                v[j * d + i] = sign;
+                if (j < N_Q) q[j * d + i] = length * (float)direction;
+            }
+        }
+        const sp_attention_head head = {.q = q,
+                                        .k = k,
+                                        .v = v,
+                                        .n_queries = N_Q,
+                                        .n_keys = n_k,
+                                        .d = d,
+                                        .d_v = d,
+                                        .ldq = d,
+                                        .ldk = d,
+                                        .ldv = d,
+                                        .ldo = d,
+                                        .scale = 1};
+        sp_certificate certificate;
+        sp_frame frame;
+        float centre[64];
+        assert_int_equal(sp_frame_measure(&frame, &head, fast->kernels, 1, fast->arena), SP_OK);
+        memcpy(centre, frame.centre, d * sizeof *centre);
+        assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+        assert_int_equal(certificate.n_exact, 0);
+        for (size_t i = 0; i < N_Q; i++) {
+            double want[64];
+            attend_polynomial_f64(want, &head, p, centre, i);
+            for (size_t c = 0; c < d; c++) assert_near((double)out[i * d + c], want[c], 4e-7);
+        }
+        free(q), free(k), free(v), free(out);
+        sp_fast_free(fast);
+    }
+}
+
 /* Left to itself a call takes the exact kernel where that is cheaper, and the smallest degree that serves otherwise. */
 static void degrees_are_chosen_by_cost(void **state)
 {
@@ -608,6 +676,7 @@ int main(void)
         cmocka_unit_test(degrees_are_chosen_by_cost),   cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(bad_input_is_refused),         cmocka_unit_test(far_keys_are_exact_for_all),
         cmocka_unit_test(wide_scores_stay_exact),       cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(rounding_does_not_add_up),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);
