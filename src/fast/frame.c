@@ -101,8 +101,7 @@ static double norm_above(double squares, size_t d)
     return sqrt(squares) * (1 + (double)(d + 8) * DBL_EPSILON);
 }
 
-/* The smallest power of two above, inverted; 1 for 0. */
-static double shrinking_factor(double size)
+double sp_frame_shrinking_factor(double size)
 {
     int exponent;
     if (size == 0) return 1;
@@ -126,7 +125,7 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
     largest_distances(&around_mean, &around_middle, head, frame->centre, middle, frame->n_threads);
     if (around_middle < around_mean) memcpy(frame->centre, middle, d * sizeof *middle);
     frame->radius = norm_above(fmin(around_mean, around_middle), d);
-    frame->key_factor = shrinking_factor(frame->radius);
+    frame->key_factor = sp_frame_shrinking_factor(frame->radius);
     frame->query_factor = (double)head->scale / frame->key_factor;
     return SP_OK;
 }
@@ -145,7 +144,7 @@ static sp_status measure_values(sp_frame *frame, const sp_attention_head *head, 
         frame->value_range = fmax(frame->value_range, (most - least) * (1 + DBL_EPSILON));
         frame->value_magnitude = fmax(frame->value_magnitude, fmax(fabs(most), fabs(least)));
     }
-    frame->value_factor = shrinking_factor(half);
+    frame->value_factor = sp_frame_shrinking_factor(half);
     return SP_OK;
 }
 

@@ -24,6 +24,9 @@ typedef struct sp_frame {
     double value_magnitude; /* the largest |v| */
 } sp_frame;
 
+/* The smallest power of two above, inverted; 1 for 0. */
+double sp_frame_shrinking_factor(double size);
+
 /* Looks at all keys and values, at least one. ARGUMENT: one of them is no finite number; the message says which. No number depends
  * on n_threads, here and below. */
 sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, size_t n_threads,

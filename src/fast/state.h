@@ -3,6 +3,7 @@
 #ifndef SP_FAST_STATE_H
 #define SP_FAST_STATE_H
 
+#include <float.h>
 #include <stdatomic.h>
 
 #include "fast/plane.h"
@@ -38,6 +39,12 @@ typedef struct sp_state_use {
     double log_ratio;  /* how far, in ln of a weight, a query's remainder and what it was shortened by may be off: the largest */
     double least_mean; /* normaliser / keys, the smallest; 0: none yet */
 } sp_state_use;
+
+/* More than what x, a length or a score, was rounded down by. */
+static inline double sp_state_rounded_up(double x)
+{
+    return x * (1 + 64 * DBL_EPSILON);
+}
 
 size_t sp_fast_state_scratch_floats(const sp_fast_state *state);
 
