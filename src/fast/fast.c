@@ -108,8 +108,9 @@ void sp_fast_set_least_share(sp_fast *fast, double cost)
 
 double sp_fast_degree_products(const sp_fast_call *call, size_t degree)
 {
-    const size_t n = sp_monomials_count(call->head.d, degree);
-    return n == SIZE_MAX ? (double)INFINITY : (double)n * (double)sp_fast_columns(call);
+    const size_t n = sp_monomials_count(call->head.d, degree), parents = degree ? sp_monomials_count(call->head.d, degree - 1) : 0;
+    if (n == SIZE_MAX) return (double)INFINITY;
+    return (double)call->frame.groups * ((double)n * (double)call->frame.columns + SP_PARENT_COST * (double)parents);
 }
 
 size_t sp_fast_threads(const sp_fast *fast, double cost)

@@ -40,10 +40,12 @@ typedef struct sp_fast_call {
 /* ---- costs ---- */
 
 /* Multiply-adds that fit what was timed (bench/attention): a pair of the exact kernel, besides its products, costs an exp; moments
- * cost more than their products, too. A plan must save a tenth of the exact kernel's cost. */
+ * cost more than their products, too, and so does each monomial that has children, in either direction: with few dimensions, and so
+ * few children each, as much as the products. A plan must save a tenth of the exact kernel's cost. */
 #define SP_EXP_COST 11.0
 #define SP_KEY_COST 1.35
 #define SP_QUERY_COST 1.0
+#define SP_PARENT_COST 8.5
 #define SP_LEAST_HYBRID 4e7 /* half a millisecond; with less, planning would show */
 #define SP_WORTHWHILE (1 / 1.1)
 #define SP_SMALL_WORTHWHILE 0.75 /* of sums that take less than that, whose costs are less certain */
@@ -59,7 +61,7 @@ static inline double sp_fast_pair_cost(const sp_fast_call *call)
     return (double)(call->head.d + sp_fast_columns(call)) + SP_EXP_COST;
 }
 
-/* Of a key, or a query, with a polynomial, but for the factors above: features times columns; infinite where nothing has so many.
+/* Of a key, or a query, with a polynomial, but for the factors above; infinite where nothing has so many.
  */
 double sp_fast_degree_products(const sp_fast_call *call, size_t degree);
 
