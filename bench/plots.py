@@ -163,11 +163,13 @@ plot {", ".join(lines)}
 
 
 def max_logit(rows):
-    """Accuracy against R: a line a rank through the means, a point a seed, and free keys as a level."""
+    """Accuracy against R: a line a rank through the means, a point a seed, and free keys as a level, their seeds at the right."""
     free, bounded = rows[0], [row for row in rows if row["max_logit"] is not None]
-    lines, data = [f'{100 * free["accuracy"]} with lines linecolor rgb "#606060" dashtype 2 title "free keys"'], ""
+    lines = [f'{100 * free["accuracy"]} with lines linecolor rgb "#606060" dashtype 2 title "free keys"',
+             '$seeds_free using 2:3 with points linecolor rgb "#606060" pointtype 6 pointsize 0.9 notitle']
+    data = block("seeds_free", [("", 2 * max(row["max_logit"] for row in bounded), 100 * accuracy) for accuracy in free["accuracies"]])
     for rank in dict.fromkeys(row["key_rank"] for row in bounded):
-        colour, of_rank = LINES[len(lines) - 1], [row for row in bounded if row["key_rank"] == rank]
+        colour, of_rank = LINES[len(lines) // 2 - 1], [row for row in bounded if row["key_rank"] == rank]
         data += block(f"mean_{rank}", sorted(("", row["max_logit"], 100 * row["accuracy"]) for row in of_rank))
         data += block(f"seeds_{rank}", [("", row["max_logit"], 100 * accuracy) for row in of_rank for accuracy in row["accuracies"]])
         lines.append(f'$mean_{rank} using 2:3 with lines linecolor rgb "{colour}" linewidth 1.6 title {quoted(f"rank {rank}")}')
