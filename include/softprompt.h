@@ -906,8 +906,7 @@ enum { SP_PLAN_MAX_LENGTHS = 12 };
 /* What falls with the length: floor + gain num_virtual_tokens^-rate. */
 typedef struct sp_plan_curve {
     double floor, gain, rate;
-    double noise; /* deviation of a pilot from it: of a loss as a share of its height, of a share of wrong answers as a multiple of
-                     what counting so many rows does */
+    double noise; /* deviation of a pilot from it, as a share of its height */
 } sp_plan_curve;
 
 /* A figure of the pilots of one length: mean and extremes, NAN where none was tried; the curve there, and where 80 % of the curves

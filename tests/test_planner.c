@@ -70,34 +70,6 @@ static void test_noise_is_found(void **state)
     assert_true(fabs(sqrt(sum_of_variances / DRAWS) / noise - 1) < 0.1);
 }
 
-/* Shares counted on so many rows: right on average, and their noise is that of counting. */
-static void test_counted_shares(void **state)
-{
-    (void)state;
-    const sp_power_law truth = {0.05, 0.4, 1, 0};
-    enum { N = 10, DRAWS = 300, TRIALS = 256 };
-    double sum_at_4 = 0, sum_of_variances = 0;
-    sp_rng rng = sp_rng_seed(3, 2);
-    for (int k = 0; k < DRAWS; k++) {
-        double x[N], y[N];
-        for (int i = 0; i < N; i++) {
-            size_t wrong = 0;
-            x[i] = exp2(i / 2);
-            for (int t = 0; t < TRIALS; t++)
-                wrong += (double)sp_rng_below(&rng, 1 << 20) < exp2(20) * sp_power_law_at(&truth, x[i]);
-            y[i] = ((double)wrong + 0.5) / (TRIALS + 1);
-        }
-        const sp_power_law found = sp_power_law_fit_shares(x, y, N, TRIALS);
-        sum_at_4 += sp_power_law_at(&found, 4);
-        sum_of_variances += found.noise * found.noise;
-    }
-    assert_true(fabs(sum_at_4 / DRAWS / sp_power_law_at(&truth, 4) - 1) < 0.02);
-    assert_true(fabs(sqrt(sum_of_variances / DRAWS) - 1) < 0.1);
-    const double x[] = {1, 2, 4, 8, 16}, none[] = {0.002, 0.002, 0.002, 0.002, 0.002};
-    const sp_power_law flat = sp_power_law_fit_shares(x, none, 5, TRIALS);
-    assert_true(fabs(sp_power_law_at(&flat, 1) - 0.002) < 1e-9 && flat.noise < 1e-6);
-}
-
 /* ---- rows held out ---- */
 
 static char directory[64], path[128];
@@ -382,7 +354,6 @@ int main(void)
         cmocka_unit_test(test_points_on_a_curve_give_it_back),
         cmocka_unit_test(test_a_flat_or_rising_curve_has_no_gain),
         cmocka_unit_test(test_noise_is_found),
-        cmocka_unit_test(test_counted_shares),
         cmocka_unit_test(test_rows_are_held_out),
         cmocka_unit_test(test_a_plan_is_made_of_trainings),
         cmocka_unit_test(test_right_answers_decide_where_there_are_labels),

@@ -150,6 +150,11 @@ static void print_lengths(const sp_plan_report *r)
     }
 }
 
+static void print_curve(const char *title, const char *what, const sp_plan_curve *c)
+{
+    report_row(title, "%s = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", what, c->floor, c->gain, c->rate, 100 * c->noise);
+}
+
 static void print_need(const sp_plan_report *r)
 {
     report_row("rows", "%zu to train on, %zu to judge by%s", r->n_rows, r->n_held_out,
@@ -168,12 +173,8 @@ static void print_report(const sp_plan_report *r, const plan_flags *flags)
     print_need(r);
     print_lengths(r);
     printf("\n");
-    const sp_plan_curve *loss = &r->loss_curve, *error = &r->error_curve;
-    report_row("curve", "loss = %.4f + %.4f tokens^-%.2f; pilots lie %.1f %% off it", loss->floor, loss->gain, loss->rate,
-               100 * loss->noise);
-    if (r->has_accuracy)
-        report_row("", "wrong answers = %.4f + %.4f tokens^-%.2f; pilots lie %.1f times as far off it as counting rows explains",
-                   error->floor, error->gain, error->rate, error->noise);
+    print_curve("curve", "loss", &r->loss_curve);
+    if (r->has_accuracy) print_curve("", "wrong answers", &r->error_curve);
     report_row("rests on", "pilots of %zu steps, rows judged as above; more --steps and --seeds make it surer", r->steps);
     report_row("time", "%s", format_duration(r->seconds).text);
     if (flags->out) report_row("pilots", "%s", flags->out);
@@ -210,7 +211,7 @@ static int draw(const sp_plan_report *r, const char *path)
             "%s with lines lc rgb '#204a87' title 'curve', "
             "$data using 1:4:5:6 with yerrorbars pt 7 lc rgb '#303030' title 'pilots: mean, extremes'\n",
             r->num_virtual_tokens, r->num_virtual_tokens, r->num_virtual_tokens, c->floor, c->gain, c->rate,
-            by_accuracy ? "100 * (1 - falling(x))" : "falling(x)");
+            by_accuracy ? "falling(x) < 1 ? 100 * (1 - falling(x)) : 0" : "falling(x)");
     return plot_close(gnuplot, path);
 }
 

@@ -239,7 +239,7 @@ typedef struct curves {
 static curves fit(const planner *p, const double *loss, const double *error)
 {
     curves c = {.loss = sp_power_law_fit(p->x, loss, p->n_points)};
-    if (p->report->has_accuracy) c.error = sp_power_law_fit_shares(p->x, error, p->n_points, p->report->n_held_out);
+    if (p->report->has_accuracy) c.error = sp_power_law_fit(p->x, error, p->n_points);
     return c;
 }
 
@@ -260,14 +260,10 @@ static size_t shortest_good(const curves *c, const planner *p)
     return i;
 }
 
-/* trials: as of the fit. */
-static void draw_anew(double *y, const planner *p, const sp_power_law *law, size_t trials, sp_rng *rng)
+static void draw_anew(double *y, const planner *p, const sp_power_law *law, sp_rng *rng)
 {
-    for (size_t i = 0; i < p->n_points; i++) {
-        const double height = sp_power_law_at(law, p->x[i]);
-        y[i] = fmax(height + law->noise * sp_power_law_deviation(height, trials) * sp_rng_normal(rng), LEAST_LOSS);
-        if (trials) y[i] = fmin(fmax(y[i], 0.5 / ((double)trials + 1)), 1);
-    }
+    for (size_t i = 0; i < p->n_points; i++)
+        y[i] = fmax(sp_power_law_at(law, p->x[i]) * (1 + law->noise * sp_rng_normal(rng)), LEAST_LOSS);
 }
 
 static double quantile(double *values, size_t n, double share)
@@ -324,8 +320,8 @@ static sp_status find_ranges(planner *p, const curves *c)
     draws d = {values, values + N_CURVES, values + (1 + r->n_lengths) * N_CURVES};
     sp_rng rng = sp_rng_seed(p->options.seed, CURVE_STREAM);
     for (size_t k = 0; k < N_CURVES; k++) {
-        draw_anew(loss, p, &c->loss, 0, &rng);
-        if (r->has_accuracy) draw_anew(error, p, &c->error, r->n_held_out, &rng);
+        draw_anew(loss, p, &c->loss, &rng);
+        if (r->has_accuracy) draw_anew(error, p, &c->error, &rng);
         const curves other = fit(p, loss, error);
         d.good[k] = (double)shortest_good(&other, p);
         for (size_t i = 0; i < r->n_lengths; i++) {

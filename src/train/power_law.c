@@ -9,7 +9,7 @@ static const double LEAST_SHARE = 0.1; /* of a point's height that its curve cou
 
 typedef struct points {
     const double *x, *y;
-    double weight[SP_POWER_LAW_MAX_POINTS]; /* of a difference: 1 / the deviation there */
+    double weight[SP_POWER_LAW_MAX_POINTS]; /* of a difference: 1 / the height there */
     size_t n;
 } points;
 
@@ -80,33 +80,15 @@ static sp_power_law fit_weighted(const points *p)
     return fit_at_rate(exp(refine(left, right, p)), p);
 }
 
-double sp_power_law_deviation(double height, size_t trials)
-{
-    if (trials == 0) return height;
-    const double least = 0.5 / ((double)trials + 1), share = fmin(fmax(height, least), 1 - least);
-    return sqrt(share * (1 - share) / (double)trials);
-}
-
-static sp_power_law fit(const double *x, const double *y, size_t n, size_t trials)
+sp_power_law sp_power_law_fit(const double *x, const double *y, size_t n)
 {
     points p = {.x = x, .y = y, .n = n};
     sp_power_law law;
-    for (size_t i = 0; i < n; i++) p.weight[i] = 1 / sp_power_law_deviation(y[i], trials);
+    for (size_t i = 0; i < n; i++) p.weight[i] = 1 / y[i];
     for (int k = 0; k < N_FITS; k++) {
         law = fit_weighted(&p);
-        for (size_t i = 0; i < n; i++)
-            p.weight[i] = 1 / sp_power_law_deviation(fmax(sp_power_law_at(&law, x[i]), LEAST_SHARE * y[i]), trials);
+        for (size_t i = 0; i < n; i++) p.weight[i] = 1 / fmax(sp_power_law_at(&law, x[i]), LEAST_SHARE * y[i]);
     }
     law.noise = n > 3 ? sqrt(sum_of_squares(&law, &p) / (double)(n - 3)) : 0;
     return law;
-}
-
-sp_power_law sp_power_law_fit(const double *x, const double *y, size_t n)
-{
-    return fit(x, y, n, 0);
-}
-
-sp_power_law sp_power_law_fit_shares(const double *x, const double *y, size_t n, size_t trials)
-{
-    return fit(x, y, n, trials);
 }

@@ -6,7 +6,7 @@
 
 typedef struct sp_power_law {
     double floor, gain, rate; /* floor, gain >= 0; rate in [SP_SLOWEST_RATE, SP_FASTEST_RATE] */
-    double noise;             /* deviation of a point from the curve, in what the fit takes for one: sp_power_law_deviation */
+    double noise;             /* deviation of a point from the curve, as a share of its height */
 } sp_power_law;
 
 #define SP_SLOWEST_RATE 0.05
@@ -17,13 +17,6 @@ typedef struct sp_power_law {
  * SP_POWER_LAW_MAX_POINTS, x >= 1, y > 0. `noise` has n - 3 degrees of freedom, and is 0 of up to three points. */
 enum { SP_POWER_LAW_MAX_POINTS = 256 };
 sp_power_law sp_power_law_fit(const double *x, const double *y, size_t n);
-
-/* The same for shares in (0, 1), each counted on `trials` rows: a share p lies off the curve by a multiple of sqrt(p (1 - p) /
- * trials), what counting alone does; `noise` is that multiple, 1 where nothing else differs from point to point. trials >= 1. */
-sp_power_law sp_power_law_fit_shares(const double *x, const double *y, size_t n, size_t trials);
-
-/* What a noise of 1 is at a height: the height, or, trials > 0, the deviation of a share counted on so many rows. */
-double sp_power_law_deviation(double height, size_t trials);
 
 double sp_power_law_at(const sp_power_law *law, double x);
 
