@@ -130,20 +130,39 @@ static void give_back(workload *data)
     sp_fast_free(data->fast);
 }
 
-/* Largest difference from attention in f64, over the last query and some others. */
-static double find_error(const workload *data)
+static double polynomial_at(const sp_exp_polynomial *p, double s)
+{
+    double value = 0;
+    for (size_t j = p->degree + 1; j-- > 0;) value = value * s + p->c[j];
+    return value;
+}
+
+/* What an output is compared with: attention in f64, weights exp(s), or p(s) where there is a p; keys less the centre, if any. */
+typedef struct reference {
+    const sp_exp_polynomial *p;
+    const float *centre; /* (d) */
+    uint64_t seed;       /* of the queries that are looked at */
+} reference;
+
+static const reference attention = {.seed = 2};
+
+/* Largest difference from it, over the last query and some others. */
+static double largest_difference(const workload *data, const reference *r)
 {
     const sp_attention_head *h = &data->head;
     double largest = 0, *sums = malloc(h->d_v * sizeof *sums);
-    sp_rng rng = sp_rng_seed(2, h->n_queries);
-    for (size_t c = 0; c < CHECKED && sums; c++) {
-        size_t query = c ? sp_rng_below(&rng, h->n_queries) : h->n_queries - 1, n = h->causal ? query + 1 : h->n_keys;
+    sp_rng rng = sp_rng_seed(r->seed, h->n_queries);
+    if (!sums) must(SP_ERR_MEMORY);
+    for (size_t c = 0; c < CHECKED; c++) {
+        const size_t query = c ? sp_rng_below(&rng, h->n_queries) : h->n_queries - 1, n = h->causal ? query + 1 : h->n_keys;
+        const float *q = h->q + query * h->d;
         double normaliser = 0;
         memset(sums, 0, h->d_v * sizeof *sums);
         for (size_t j = 0; j < n; j++) {
             double s = 0;
-            for (size_t i = 0; i < h->d; i++) s += (double)h->q[query * h->d + i] * (double)h->k[j * h->d + i];
-            double weight = exp(s);
+            for (size_t i = 0; i < h->d; i++)
+                s += (double)q[i] * ((double)h->k[j * h->d + i] - (r->centre ? (double)r->centre[i] : 0));
+            const double weight = r->p ? polynomial_at(r->p, (double)h->scale * s) : exp((double)h->scale * s);
             normaliser += weight;
             for (size_t i = 0; i < h->d_v; i++) sums[i] += weight * (double)h->v[j * h->d_v + i];
         }
@@ -232,46 +251,14 @@ static void measure(const row *r)
     printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": %s, \"hybrid\": false, ", r->d,
            r->d_v, certificate.degree, data.rho, data.head.n_queries, r->causal ? "true" : "false");
     print_times(&p);
-    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"kernels\": \"%s\"}\n", find_error(&data),
-           certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact, sp_kernels_select()->name);
+    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"kernels\": \"%s\"}\n",
+           largest_difference(&data, &attention), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
+           sp_kernels_select()->name);
     fflush(stdout);
     give_back(&data);
 }
 
 /* ---- f32's part of the error ---- */
-
-static double polynomial_at(const sp_exp_polynomial *p, double s)
-{
-    double value = 0;
-    for (size_t j = p->degree + 1; j-- > 0;) value = value * s + p->c[j];
-    return value;
-}
-
-/* Largest difference from the polynomial's own weights in f64, over the last query and some others. */
-static double find_rounding(const workload *data, const sp_frame *frame, const sp_exp_polynomial *p)
-{
-    const sp_attention_head *h = &data->head;
-    double largest = 0, *sums = malloc(h->d_v * sizeof *sums);
-    sp_rng rng = sp_rng_seed(5, h->n_queries);
-    if (!sums) must(SP_ERR_MEMORY);
-    for (size_t c = 0; c < CHECKED; c++) {
-        const size_t query = c ? sp_rng_below(&rng, h->n_queries) : h->n_queries - 1;
-        const float *q = h->q + query * h->d;
-        double normaliser = 0;
-        memset(sums, 0, h->d_v * sizeof *sums);
-        for (size_t j = 0; j < h->n_keys; j++) {
-            double s = 0;
-            for (size_t i = 0; i < h->d; i++) s += (double)q[i] * ((double)h->k[j * h->d + i] - (double)frame->centre[i]);
-            const double weight = polynomial_at(p, (double)h->scale * s);
-            normaliser += weight;
-            for (size_t i = 0; i < h->d_v; i++) sums[i] += weight * (double)h->v[j * h->d_v + i];
-        }
-        for (size_t i = 0; i < h->d_v; i++)
-            largest = fmax(largest, fabs(sums[i] / normaliser - (double)data->out[query * h->d_v + i]));
-    }
-    free(sums);
-    return largest;
-}
 
 /* Keys at two opposite ends of the range alone, values their signs, queries between the ends: every sum rounds as the one before
  * it, and nothing averages out. */
@@ -306,7 +293,8 @@ static void measure_rounding(const row *r, bool ends)
     printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"rho\": %.4f, \"n\": %zu, \"causal\": false, \"hybrid\": false, "
            "\"keys\": \"%s\", \"rounding\": %.3g, \"rounding_bound\": %.3g, \"exact_queries\": %zu, \"kernels\": \"%s\"}\n",
            r->d, r->d_v, certificate.degree, data.rho, data.head.n_queries, ends ? "ends" : "normal",
-           find_rounding(&data, &frame, &p), certificate.rounding_bound, certificate.n_exact, sp_kernels_select()->name);
+           largest_difference(&data, &(reference){&p, frame.centre, 5}), certificate.rounding_bound, certificate.n_exact,
+           sp_kernels_select()->name);
     fflush(stdout);
     sp_arena_free(arena);
     give_back(&data);
@@ -349,7 +337,7 @@ static void measure_hybrid(size_t d, size_t d_v, double deviation, size_t n)
            d, d_v, certificate.degree, certificate.range, n, deviation);
     print_times(&p);
     printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
-           find_error(&data), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
+           largest_difference(&data, &attention), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
            certificate.n_exact_keys, sp_kernels_select()->name);
     fflush(stdout);
     give_back(&data);

@@ -9,35 +9,11 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "base/file.h"
-#include "files.h"
 #include "prompt/penalizer.h"
 #include "prompt/prompt.h"
-#include "tiny_model.h"
+#include "tiny_fixture.h"
 
 enum { P = 5, HEADS = TINY_LAYERS * TINY_KV_HEADS, D = TINY_D / TINY_HEADS, WIDTH = 2 * HEADS * D };
-
-static sp_model *model;
-static char *directory;
-
-static int open_model(void **state)
-{
-    static const sp_model_options options = {.n_threads = 1};
-    (void)state;
-    directory = make_directory();
-    char *path = sp_path_join(directory, "model.gguf");
-    bool good = path && tiny_model_write(path) && !sp_model_load(&model, path, &options);
-    free(path);
-    return good ? 0 : -1;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    sp_model_free(model);
-    remove_directory(directory);
-    return 0;
-}
 
 static sp_prompt *create(sp_prompt_options options)
 {
