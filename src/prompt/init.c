@@ -205,7 +205,7 @@ static sp_status check_options(const sp_prompt_options *options, size_t n, const
                        count_frozen(options));
     if (options->sink == SP_SINK_BOS && n < 2)
         return sp_fail(SP_ERR_ARGUMENT, "1 virtual token with a BOS sink leaves nothing to train; use at least 2");
-    if (options->text_position && options->method != SP_METHOD_PREFIX && options->method != SP_METHOD_CARTRIDGE)
+    if (options->text_position && !sp_method_is_given(options->method))
         return sp_fail(SP_ERR_ARGUMENT,
                        "text_position goes with methods prefix and cartridge: embeddings have positions of their own");
     if (!options->text_position && n >= info.context_length)
@@ -238,8 +238,7 @@ static size_t width_of(sp_method method, const sp_model *model)
 {
     sp_model_info info;
     sp_model_get_info(&info, model);
-    const bool given = method == SP_METHOD_PREFIX || method == SP_METHOD_CARTRIDGE;
-    return given ? 2 * info.n_layer * info.n_head_kv * info.d_head : info.d_model;
+    return sp_method_is_given(method) ? 2 * info.n_layer * info.n_head_kv * info.d_head : info.d_model;
 }
 
 /* Embeddings, behind a sink where one is wanted. */

@@ -116,7 +116,7 @@ sp_status sp_prompt_start_from_rows(sp_prompt *prompt, sp_model *model, const sp
 /* Does it consist of keys and values? */
 static inline bool sp_prompt_is_given(const sp_prompt *prompt)
 {
-    return prompt->method == SP_METHOD_PREFIX || prompt->method == SP_METHOD_CARTRIDGE;
+    return sp_method_is_given(prompt->method);
 }
 
 enum { SP_N_METHODS = SP_METHOD_CPT + 1 };

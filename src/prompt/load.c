@@ -65,9 +65,8 @@ static sp_status find_tensor(const sp_st_tensor **out, const sp_adapter *a)
         return sp_fail(SP_ERR_FORMAT, "%s: tensor " SP_PROMPT_TENSOR " is not a matrix with a row for each virtual token",
                        a->tensors_path);
     if ((st = check_length(a, "num_virtual_tokens", a->num_virtual_tokens, t->shape[0]))) return st;
-    const sp_method method = method_of(a);
-    return method == SP_METHOD_PREFIX || method == SP_METHOD_CARTRIDGE ? check_keys_values(a, t->shape[1])
-                                                                       : check_length(a, "token_dim", a->token_dim, t->shape[1]);
+    return sp_method_is_given(method_of(a)) ? check_keys_values(a, t->shape[1])
+                                            : check_length(a, "token_dim", a->token_dim, t->shape[1]);
 }
 
 /* All n numbers of a tensor whose last dimension has n_columns. */

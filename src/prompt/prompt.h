@@ -49,6 +49,12 @@ bool sp_prompt_options_have_network(const sp_prompt_options *options);
 size_t sp_prompt_encoder_hidden_size(const sp_prompt_options *options, const sp_model *model);
 size_t sp_prompt_encoder_num_layers(const sp_prompt_options *options);
 
+/* Are its prompts keys and values, which the model reads as they are? Else they are embeddings. */
+static inline bool sp_method_is_given(sp_method method)
+{
+    return method == SP_METHOD_PREFIX || method == SP_METHOD_CARTRIDGE;
+}
+
 /* What softprompt.json will tell of the bound that the prompt's keys are inside. */
 void sp_prompt_set_key_bound(sp_prompt *prompt, const sp_key_bound_report *report);
 

@@ -54,8 +54,7 @@ static sp_status check_number(const char *name, double value, bool may_be_negati
 
 bool sp_train_options_penalize(const sp_train_options *o)
 {
-    const bool own_keys = o->prompt.method == SP_METHOD_PREFIX || o->prompt.method == SP_METHOD_CARTRIDGE;
-    return o->max_logit > 0 && (!own_keys || o->prompt.prefix_projection);
+    return o->max_logit > 0 && (!sp_method_is_given(o->prompt.method) || o->prompt.prefix_projection);
 }
 
 static sp_status check_penalty(const sp_train_options *o)
