@@ -1200,7 +1200,9 @@ typedef struct sp_cram_options {
     double seconds;            /* stop after so many for each sample, on average; 0: only steps count */
     double learning_rate;      /* 0: 0.1 */
     uint64_t seed;             /* which texts, which order, which tokens */
-    const char *export_dir;    /* the adapters, DIR/sample-1, ...; NULL: none */
+    const char *export_dir;    /* the adapters, DIR/sample-1, ...; and once a minute where the search stands; NULL: none */
+    bool resume;               /* go on with the search that stands in export_dir, if there is one, to the same bytes */
+    bool overwrite;            /* replace it */
 } sp_cram_options;
 
 typedef struct sp_cram_sample {
@@ -1225,7 +1227,9 @@ typedef struct sp_cram_report {
  * them a little further at a time. All samples share each pass. What is reported was generated behind the finished vectors, read
  * from the adapters where those are written.
  * `texts`: rows of which SP_ROW_TEXT, LABEL and so on give their text; NULL with RANDOM.
- * UNSUPPORTED: the model names no BOS. ARGUMENT: fewer texts than samples. STOPPED: the report holds what was found until then, and
+ * UNSUPPORTED: the model names no BOS. ARGUMENT: fewer texts than samples; export_dir holds a search, and neither resume nor
+ * overwrite is set. MISMATCH: the search to resume is of another model, or of other texts or options than steps and seconds, which
+ * count from its beginning. STOPPED: the report holds what was found until then, and
  * the adapters are written. IO: adapters could not be written; where that was noticed after the search (a disk that is full by
  * then), the report holds what was found, generated behind the vectors in memory, and n_samples is not 0. */
 SP_API sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,

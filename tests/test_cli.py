@@ -339,6 +339,7 @@ class Lab(Case):
         self.assert_message(softprompt("lab", "capacity", "cran"), 2, "did you mean cram")
         self.assert_message(softprompt("lab", "capacity", "-m", "no-such-file"), 1, "no-such-file")
         self.assert_message(softprompt("lab", "capacity", "cram", "-m", "x", "--kind", "random", "--text", "y"), 2, "contradict")
+        self.assert_message(softprompt("lab", "capacity", "cram", "-m", "x", "--resume"), 2, "give -o DIR")
 
     @needs_model
     def test_cram(self):
@@ -399,6 +400,12 @@ class Lab(Case):
             n, adapter = found["samples"][0]["tokens"], Path(work, "crammed", "sample-1")
             said = softprompt("run", "-m", MODEL, "-p", adapter, "--max-new-tokens", n, "--json", "")
             self.assertEqual(json.loads(self.check(said, 0).stdout)["tokens"], found["samples"][0]["token_ids"])
+            steps = found["samples"][0]["steps"] + 1
+            again = ("lab", "capacity", "cram", "-q", "-m", MODEL, "--samples", 1, "--steps", steps, "--text", "texts.csv", "-o", "crammed", "--json")
+            there = {"cwd": work, "env": {**os.environ, "SOFTPROMPT_CACHE": work}}
+            self.assert_message(softprompt(*again, **there), 2, "--resume")
+            result = json.loads(self.check(softprompt(*again, "--resume", **there), 0).stdout)
+            self.assertEqual((result["samples"][0]["steps"], result["stopped"]), (steps, False))
 
     @needs_model
     def test_cram_interrupted_and_not_kept(self):

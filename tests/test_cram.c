@@ -44,6 +44,13 @@ static int close_model(void **state)
     return 0;
 }
 
+static void remove_files(const char *dir, const char *names)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "rm -r '%s'/%s", dir, names);
+    assert_int_equal(system(command), 0);
+}
+
 /* The token of the largest logit. */
 static int32_t best_of(const float *logits)
 {
@@ -107,6 +114,7 @@ static void what_is_reported_is_what_the_adapters_say(void **state)
         bits += s->bits / 3;
         remove_directory(dir);
     }
+    remove_files(work, "checkpoints");
     assert_true(tokens > 0.5); /* by chance: one in 261 */
     assert_true(fabs(report.mean_tokens - tokens) < 1e-9 && fabs(report.mean_bits - bits) < 1e-6);
     assert_true(fabs(report.bits_per_vector - bits / 2) < 1e-6);
@@ -130,6 +138,7 @@ static void what_bf16_finds_counts_in_f32(void **state)
         assert_int_equal(count_predicted(&report.samples[i], dir), report.samples[i].n_tokens);
         remove_directory(dir);
     }
+    remove_files(work, "checkpoints");
     assert_true(report.mean_tokens > 0.5);
     sp_cram_report_clear(&report);
 }
@@ -225,13 +234,6 @@ static void a_short_text_is_crammed_whole(void **state)
     assert_true(report.samples[0].steps < 2000);
     sp_cram_report_clear(&report);
     sp_dataset_free(data);
-}
-
-static void remove_files(const char *dir, const char *names)
-{
-    char command[4096];
-    snprintf(command, sizeof command, "rm -r '%s'/%s", dir, names);
-    assert_int_equal(system(command), 0);
 }
 
 /* The run that took more steps stays; kinds and lengths do not meet; what is not there is no error. */
@@ -350,6 +352,77 @@ static void a_stopped_search_has_what_a_shorter_one_has(void **state)
     }
     sp_cram_report_clear(&shorter);
     sp_cram_report_clear(&stopped);
+    remove_files(work, "checkpoints");
+}
+
+static void assert_same_files(const char *left, const char *right)
+{
+    char command[4096];
+    snprintf(command, sizeof command, "cmp '%s/%s' '%s/%s'", work, left, work, right);
+    assert_int_equal(system(command), 0);
+}
+
+/* Stopped at step 60 and gone on with: the bytes of a search that was not stopped. */
+static void a_stopped_search_goes_on(void **state)
+{
+    (void)state;
+    volatile int stop = 0;
+    const sp_hooks hooks = {.progress = stop_at_60, .user = (void *)&stop, .stop = &stop};
+    char *whole, *parts;
+    assert_true(asprintf(&whole, "%s/whole", work) > 0 && asprintf(&parts, "%s/parts", work) > 0);
+    sp_cram_options options = {.kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 3, .steps = 160, .export_dir = whole};
+    sp_cram_report once, again;
+    assert_int_equal(sp_lab_cram(&once, model, NULL, &options, NULL), SP_OK);
+    options.export_dir = parts;
+    options.steps = 100;
+    assert_int_equal(sp_lab_cram(&again, model, NULL, &options, &hooks), SP_ERR_STOPPED);
+    sp_cram_report_clear(&again);
+    options.steps = 160;
+    assert_int_equal(sp_lab_cram(&again, model, NULL, &options, NULL), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(sp_message(), "--resume"));
+    options.resume = true;
+    assert_int_equal(sp_lab_cram(&again, model, NULL, &options, NULL), SP_OK);
+    assert_true(again.mean_tokens > 0.5);
+    for (size_t i = 0; i < 3; i++) {
+        char left[64], right[64];
+        assert_int_equal(again.samples[i].n_tokens, once.samples[i].n_tokens);
+        assert_int_equal(again.samples[i].steps, once.samples[i].steps);
+        assert_int_equal(again.samples[i].restarts, once.samples[i].restarts);
+        assert_true(once.samples[i].restarts > 0); /* later than step 60 */
+        snprintf(left, sizeof left, "whole/sample-%zu/adapter_model.safetensors", i + 1);
+        snprintf(right, sizeof right, "parts/sample-%zu/adapter_model.safetensors", i + 1);
+        assert_same_files(left, right);
+    }
+    sp_cram_report_clear(&once);
+    sp_cram_report_clear(&again);
+    free(whole);
+    free(parts);
+}
+
+/* What stands in the directory is another's: refused with what to do, and left as it is, until it shall be replaced. */
+static void another_search_is_not_gone_on_with(void **state)
+{
+    (void)state;
+    sp_cram_options options = {.kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 3, .steps = 160, .resume = true};
+    sp_cram_report report;
+    assert_true(asprintf((char **)&options.export_dir, "%s/parts", work) > 0);
+    options.seed = 1;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_MISMATCH);
+    assert_non_null(strstr(sp_message(), "other texts"));
+    options.seed = 0, options.n_samples = 2;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_MISMATCH);
+    options.n_samples = 3, options.learning_rate = 0.2;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_ERR_MISMATCH);
+    options.learning_rate = 0;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_OK);
+    assert_int_equal(report.samples[0].steps, 160);
+    sp_cram_report_clear(&report);
+    options.resume = false, options.overwrite = true, options.steps = 10;
+    assert_int_equal(sp_lab_cram(&report, model, NULL, &options, NULL), SP_OK);
+    assert_int_equal(report.samples[0].steps, 10);
+    sp_cram_report_clear(&report);
+    free((char *)options.export_dir);
+    remove_files(work, "*");
 }
 
 static void it_stops_and_refuses(void **state)
@@ -384,6 +457,8 @@ int main(void)
         cmocka_unit_test(what_cannot_be_kept_is_an_error),
         cmocka_unit_test(adapters_that_cannot_be_written_lose_nothing),
         cmocka_unit_test(a_stopped_search_has_what_a_shorter_one_has),
+        cmocka_unit_test(a_stopped_search_goes_on),
+        cmocka_unit_test(another_search_is_not_gone_on_with),
         cmocka_unit_test(it_stops_and_refuses),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);

@@ -15,7 +15,7 @@ typedef struct cram_flags {
     int kind;
     size_t num_virtual_tokens, samples, steps, seed;
     double minutes, learning_rate;
-    bool quick;
+    bool quick, resume, overwrite;
     output_flags output;
 } cram_flags;
 
@@ -43,6 +43,9 @@ static const option_row learning_rows[] = {
     {OPTION_FLAG, 0, "quick", .help = "2 texts and 40 steps: does it work at all?", .target = offsetof(cram_flags, quick)},
     {OPTION_STRING, 'o', "export", "DIR", "write the adapters there: DIR/sample-1, ...",
      .target = offsetof(cram_flags, export_dir)},
+    {OPTION_FLAG, 0, "resume", .help = "go on with the search in DIR; --steps and --minutes count from its beginning",
+     .target = offsetof(cram_flags, resume)},
+    {OPTION_FLAG, 0, "overwrite", .help = "replace the search in DIR", .target = offsetof(cram_flags, overwrite)},
     {0}};
 
 static const option_group groups[] = {{"model", model_rows, offsetof(cram_flags, model)},
@@ -185,7 +188,9 @@ static int cram(const cram_flags *flags, sp_model *model, const sp_dataset *text
                                      .seconds = 60 * flags->minutes,
                                      .learning_rate = flags->learning_rate,
                                      .seed = flags->seed,
-                                     .export_dir = flags->export_dir};
+                                     .export_dir = flags->export_dir,
+                                     .resume = flags->resume,
+                                     .overwrite = flags->overwrite};
     sp_cram_report report;
     stop_at_interrupt();
     const sp_status st = sp_lab_cram(&report, model, texts, &options, &bar->hooks);
@@ -206,6 +211,9 @@ static int run_cram(const command *self, int argc, char **argv)
     int code;
     if (!options_parse(self, &flags, NULL, argc, argv, &code)) return code;
     if (flags.text && flags.kind == SP_CRAM_RANDOM) return usage_error(self, "--text and --kind random contradict each other");
+    if ((flags.resume || flags.overwrite) && !flags.export_dir)
+        return usage_error(self, "--resume and --overwrite are of a search in a directory: give -o DIR");
+    if (flags.resume && flags.overwrite) return usage_error(self, "--resume and --overwrite contradict each other: give one");
     progress_init(&bar, flags.output.quiet);
     const sp_status st = load_model(&model, &flags.model);
     code = st ? report_failure(st) : load_texts(&texts, &flags, bar.hooks.logger);
@@ -222,7 +230,7 @@ const command capacity_cram_command = {
     .details = "The vectors stand behind a frozen row, BOS, and are learnt for each text: first for a short beginning,\n"
                "then, whenever the model says all of it, for a longer one. Reported are tokens, and the bits that the\n"
                "model alone would have needed to be told of them. Ctrl-C stops the search, and reports and keeps what was\n"
-               "found until then. docs/theory.md explains the measurement.",
+               "found until then; with -o, --resume goes on with it. docs/theory.md explains the measurement.",
     .example = "  softprompt lab capacity cram -m demo/model.gguf --samples 2 --steps 200\n"
                "  softprompt lab capacity cram -m demo/model.gguf --num-virtual-tokens 4 --kind random -o crammed",
     .groups = groups,

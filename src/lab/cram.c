@@ -15,19 +15,14 @@
  *
  * Cost: a step computes (1 + num_virtual_tokens + target) rows a sample, each with its logits. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/sizes.h"
 #include "base/status.h"
-#include "lab/cram.h"
-#include "prompt/prompt.h"
-#include "train/optimizer.h"
-#include "train/scorer.h"
+#include "lab/crammer.h"
 
 enum {
     DEFAULT_SAMPLES = 4,
@@ -46,45 +41,9 @@ static const double DEFAULT_RATE = 0.1;
 static const double BETA1 = 0.9, BETA2 = 0.99; /* a shorter memory than Adam's usual: the target changes every few steps */
 static const float FLOOR = 0.02f;              /* what a certain token still counts, so that it stays so */
 
-typedef struct sample {
-    sp_cram_text text;
-    sp_prompt *prompt; /* BOS and the vectors */
-    sp_optimizer_state *optimizer;
-    size_t target; /* tokens that are being learnt */
-    size_t steps;
-    size_t first_target;
-    size_t begun;     /* the step that the present vectors began at */
-    size_t n_begun;   /* how often vectors began anew */
-    bool speaks;      /* the present vectors have said a token */
-    size_t best;      /* tokens said without an error, at most; behind best_rows */
-    float *best_rows; /* (num_virtual_tokens + 1, d_model) */
-    float *doubts;    /* (text.n) (1 - p)^2 + FLOOR of each token when it was last computed */
-    float *weights;   /* (text.n) those of the target's tokens, made to sum to 1 */
-    size_t said;      /* tokens that the last pass said without an error */
-    bool is_whole;    /* the whole text is said: there is nothing more to learn */
-} sample;
-
-typedef struct crammer {
-    sp_model *model;
-    sp_scorer *scorer;
-    sp_cram_options options; /* without zeros that stand for defaults */
-    sample *samples;         /* (n_samples) */
-    size_t n_rows, d;        /* of a prompt */
-    int32_t bos;
-    size_t n_context; /* 1: BOS stands behind the vectors, as everywhere with this model */
-    sp_root *roots;   /* (n_samples) of those that are being learnt */
-    sp_item *items;   /* (n_samples) */
-    size_t *active;   /* (n_active) indices of samples, as they stand in roots and items */
-    size_t n_active;
-    float *gradient; /* (n_samples, n_rows, d) */
-    double begin;
-    sp_status unsaved; /* of the last adapter that could not be written; SP_OK: all are */
-    char why[512];     /* it could not */
-} crammer;
-
 /* ---- beginning and end ---- */
 
-static void free_crammer(crammer *c)
+static void free_crammer(sp_crammer *c)
 {
     for (size_t i = 0; c->samples && i < c->options.n_samples; i++) {
         free(c->samples[i].text.tokens);
@@ -100,6 +59,7 @@ static void free_crammer(crammer *c)
     free(c->active);
     free(c->gradient);
     sp_scorer_free(c->scorer);
+    sp_unlock(c->lock);
 }
 
 static sp_cram_options with_defaults(const sp_cram_options *given)
@@ -113,7 +73,7 @@ static sp_cram_options with_defaults(const sp_cram_options *given)
 }
 
 /* Each vector starts as the mean embedding of a few of the first tokens; of the next ones, when it begins anew. */
-static sp_status init_vectors(sample *s, const crammer *c)
+static sp_status init_vectors(sp_cram_learner *s, const sp_crammer *c)
 {
     float *rows = sp_prompt_embeddings(s->prompt) + c->d, *embeddings = malloc(INIT_TOKENS * c->d * sizeof *embeddings);
     sp_status st = embeddings ? SP_OK : sp_fail_no_memory(INIT_TOKENS * c->d * sizeof *embeddings);
@@ -138,7 +98,7 @@ static float doubt(double nll)
     return wrong * wrong + FLOOR;
 }
 
-static sp_status create_optimizer(sample *s)
+static sp_status create_optimizer(sp_cram_learner *s)
 {
     const sp_weight_shape shape = sp_prompt_shape(s->prompt, 0);
     sp_status st = sp_optimizer_create(&s->optimizer, SP_ADAMW, &shape, 1, 0);
@@ -148,7 +108,7 @@ static sp_status create_optimizer(sample *s)
 
 /* Some starts never learn even the first token: the later ones, which have a text before them, are easier and lead the vectors
  * elsewhere. So the next start has little but that token to learn. */
-static sp_status begin_anew(sample *s, const crammer *c)
+static sp_status begin_anew(sp_cram_learner *s, const sp_crammer *c)
 {
     s->speaks = false;
     s->target = s->first_target = sp_smaller(s->text.n, SECOND_TARGET);
@@ -161,7 +121,7 @@ static sp_status begin_anew(sample *s, const crammer *c)
     return st ? st : create_optimizer(s);
 }
 
-static sp_status init_sample(sample *s, const crammer *c)
+static sp_status init_sample(sp_cram_learner *s, const sp_crammer *c)
 {
     const sp_prompt_options options = {.num_virtual_tokens = c->n_rows, .sink = SP_SINK_BOS, .seed = c->options.seed};
     sp_status st = sp_prompt_create(&s->prompt, c->model, &options);
@@ -177,7 +137,7 @@ static sp_status init_sample(sample *s, const crammer *c)
     return create_optimizer(s);
 }
 
-static sp_status draw_texts(crammer *c, const sp_dataset *data)
+static sp_status draw_texts(sp_crammer *c, const sp_dataset *data)
 {
     const size_t n = c->options.n_samples, max_tokens = TEXT_TOKENS * c->options.num_virtual_tokens;
     sp_model_info info;
@@ -195,9 +155,10 @@ static sp_status draw_texts(crammer *c, const sp_dataset *data)
     return st;
 }
 
-static sp_status init_crammer(crammer *c, sp_model *model, const sp_dataset *data, const sp_cram_options *options)
+static sp_status init_crammer(sp_crammer *c, sp_model *model, const sp_dataset *data, const sp_cram_options *options)
 {
-    *c = (crammer){.model = model, .options = with_defaults(options), .d = sp_model_d_model(model), .begin = sp_seconds()};
+    *c = (sp_crammer){
+        .model = model, .options = with_defaults(options), .d = sp_model_d_model(model), .begin = sp_seconds(), .lock = -1};
     const size_t n = c->options.n_samples;
     c->n_rows = c->options.num_virtual_tokens + 1;
     c->bos = sp_tokenizer_bos(sp_model_tokenizer(model));
@@ -218,18 +179,18 @@ static sp_status init_crammer(crammer *c, sp_model *model, const sp_dataset *dat
 
 /* ---- learning ---- */
 
-static void weigh(sample *s)
+static void weigh(sp_cram_learner *s)
 {
     double sum = 0;
     for (size_t k = 0; k < s->target; k++) sum += (double)s->doubts[k];
     for (size_t k = 0; k < s->target; k++) s->weights[k] = (float)((double)s->doubts[k] / sum);
 }
 
-static void set_active(crammer *c)
+static void set_active(sp_crammer *c)
 {
     c->n_active = 0;
     for (size_t i = 0; i < c->options.n_samples; i++) {
-        sample *s = &c->samples[i];
+        sp_cram_learner *s = &c->samples[i];
         if (s->is_whole) continue;
         weigh(s);
         c->roots[c->n_active] = sp_root_of_prompt(s->prompt);
@@ -240,7 +201,7 @@ static void set_active(crammer *c)
 }
 
 /* What was said in bf16, said again in f32: of the pass's samples those that seem to have come further than ever. */
-static sp_status confirm(crammer *c, size_t first, size_t n_pass)
+static sp_status confirm(sp_crammer *c, size_t first, size_t n_pass)
 {
     sp_item items[MAX_PASS_SAMPLES];
     size_t of[MAX_PASS_SAMPLES], n = 0;
@@ -261,7 +222,7 @@ static sp_status confirm(crammer *c, size_t first, size_t n_pass)
 }
 
 /* What the sample said in the pass that was just computed, before its vectors move. */
-static void take_note(const crammer *c, sample *s)
+static void take_note(const sp_crammer *c, sp_cram_learner *s)
 {
     if (s->said > s->best) {
         s->best = s->said;
@@ -273,20 +234,20 @@ static void take_note(const crammer *c, sample *s)
         s->target = sp_smaller(s->text.n, s->target + sp_smaller(s->target, GROWTH * c->options.num_virtual_tokens));
 }
 
-static bool is_hopeless(const sample *s)
+static bool is_hopeless(const sp_cram_learner *s)
 {
     const size_t steps = s->steps - s->begun;
     return (!s->speaks && steps == SILENCE) || (s->target == s->first_target && steps == PATIENCE);
 }
 
 /* One pass over n_pass samples from `first` on, and a step of each; *loss += the mean loss of each, unweighted. */
-static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass)
+static sp_status step_pass(double *loss, sp_crammer *c, size_t first, size_t n_pass)
 {
     const double *nll;
     const size_t n_values = c->n_rows * c->d;
     sp_status st = sp_scorer_gradient(&nll, c->gradient, c->scorer, c->items + first, n_pass, 1);
     for (size_t i = 0; i < n_pass && !st; i++) {
-        sample *s = &c->samples[c->active[first + i]];
+        sp_cram_learner *s = &c->samples[c->active[first + i]];
         for (size_t k = 0; k < s->target; k++) {
             *loss += nll[k] / (double)s->target;
             s->doubts[k] = doubt(nll[k]);
@@ -296,7 +257,7 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
     }
     if (!st) st = confirm(c, first, n_pass);
     for (size_t i = 0; i < n_pass && !st; i++) {
-        sample *s = &c->samples[c->active[first + i]];
+        sp_cram_learner *s = &c->samples[c->active[first + i]];
         take_note(c, s);
         if (s->is_whole) continue;
         sp_optimizer_step(s->optimizer, sp_prompt_weights(s->prompt), c->gradient + (first + i) * n_values,
@@ -306,13 +267,13 @@ static sp_status step_pass(double *loss, crammer *c, size_t first, size_t n_pass
     return st;
 }
 
-static void report_progress(const crammer *c, const sp_hooks *hooks, size_t step, double loss)
+static void report_progress(const sp_crammer *c, const sp_hooks *hooks, double loss)
 {
     if (!hooks || !hooks->progress) return;
     size_t tokens = 0;
     for (size_t i = 0; i < c->options.n_samples; i++) tokens += c->samples[i].best;
     const sp_progress progress = {.what = "cram",
-                                  .done = step,
+                                  .done = c->step,
                                   .total = c->options.steps,
                                   .seconds = sp_seconds() - c->begin,
                                   .loss = loss,
@@ -320,151 +281,62 @@ static void report_progress(const crammer *c, const sp_hooks *hooks, size_t step
     hooks->progress(hooks->user, &progress);
 }
 
-static bool is_over(const crammer *c)
+static bool is_over(const sp_crammer *c)
 {
     return c->options.seconds > 0 && sp_seconds() - c->begin > c->options.seconds * (double)c->options.n_samples;
 }
 
-static sp_status learn(crammer *c, const sp_hooks *hooks)
+static sp_status take_step(sp_crammer *c, const sp_hooks *hooks)
 {
+    double loss = 0;
     sp_status st = SP_OK;
-    for (size_t step = 1; step <= c->options.steps && !st && !is_over(c); step++) {
-        double loss = 0;
-        if (hooks && hooks->stop && *hooks->stop)
-            return sp_fail(SP_ERR_STOPPED, "stopped after %zu of %zu steps; what was found until then is reported", step - 1,
-                           c->options.steps);
-        set_active(c);
-        if (!c->n_active) break;
-        memset(c->gradient, 0, c->n_active * c->n_rows * c->d * sizeof *c->gradient);
-        for (size_t i = 0, n; i < c->n_active && !st; i += n) {
-            n = sp_scorer_fit(c->items + i, sp_smaller(c->n_active - i, MAX_PASS_SAMPLES));
-            st = step_pass(&loss, c, i, n);
-        }
-        report_progress(c, hooks, step, loss / (double)c->n_active);
+    memset(c->gradient, 0, c->n_active * c->n_rows * c->d * sizeof *c->gradient);
+    for (size_t i = 0, n; i < c->n_active && !st; i += n) {
+        n = sp_scorer_fit(c->items + i, sp_smaller(c->n_active - i, MAX_PASS_SAMPLES));
+        st = step_pass(&loss, c, i, n);
     }
-    return st;
-}
-
-/* ---- what was reached ---- */
-
-/* How many tokens greedy decoding says of the sample's text. */
-static sp_status generate(size_t *n, const crammer *c, const sample *s, const sp_prompt *prompt)
-{
-    sp_session *session;
-    sp_generation said = {0};
-    const sp_sampling greedy = {.max_new_tokens = s->best + 1};
-    sp_status st = sp_session_create(&session, c->model, prompt);
-    if (!st) st = sp_generate(&said, session, &c->bos, c->n_context, &greedy, NULL, NULL);
-    for (*n = 0; !st && *n < said.n_tokens && *n < s->text.n && said.tokens[*n] == s->text.tokens[*n];) ++*n;
-    sp_generation_clear(&said);
-    sp_session_free(session);
-    return st;
-}
-
-/* Hours later would be late to notice. */
-static sp_status make_export_dir(const char *dir)
-{
-    const sp_status st = sp_make_directory(dir);
-    return !st && access(dir, W_OK | X_OK) ? sp_fail_errno(dir, "write adapters there") : st;
-}
-
-/* Writes the sample's adapter and reads it back; sp_prompt_free. */
-static sp_status save(sp_prompt **saved, const crammer *c, const sample *s, size_t index)
-{
-    char name[32], *dir;
-    snprintf(name, sizeof name, "sample-%zu", index + 1);
-    if (!(dir = sp_path_join(c->options.export_dir, name))) return SP_ERR_MEMORY;
-    sp_status st = sp_prompt_save(s->prompt, dir);
-    if (!st) st = sp_prompt_load(saved, dir);
-    free(dir);
-    return st;
-}
-
-/* Behind the adapter that the rows were written to, or behind the rows themselves: where it could not be written, what hours have
- * found is still reported, and the failure comes last. */
-static sp_status verify(size_t *n, crammer *c, sample *s, size_t index)
-{
-    sp_prompt *saved = NULL;
-    memcpy(sp_prompt_embeddings(s->prompt), s->best_rows, c->n_rows * c->d * sizeof *s->best_rows);
-    const sp_status unsaved = c->options.export_dir ? save(&saved, c, s, index) : SP_OK;
-    if (unsaved) {
-        c->unsaved = unsaved;
-        snprintf(c->why, sizeof c->why, "%s", sp_message());
-    }
-    const sp_status st = generate(n, c, s, saved ? saved : s->prompt);
-    sp_prompt_free(saved);
-    return st;
-}
-
-/* Bits of the sample's first n tokens behind BOS, with nothing of ours in front. */
-static sp_status count_bits(double *bits, const crammer *c, const sample *s, size_t n)
-{
-    const sp_item item = {.context = &c->bos, .answer = s->text.tokens, .n_context = 1, .n_answer = n};
-    const double *nll;
-    *bits = 0;
-    if (n == 0) return SP_OK;
-    sp_scorer_set_prompt(c->scorer, NULL);
-    sp_status st = sp_scorer_score(&nll, c->scorer, &item, 1);
-    for (size_t i = 0; i < n && !st; i++) *bits += nll[i] / log(2);
-    return st;
-}
-
-static sp_status report_sample(sp_cram_sample *out, crammer *c, sample *s, size_t index)
-{
-    *out = (sp_cram_sample){.row = s->text.row, .n_text = s->text.n, .steps = s->steps, .restarts = s->n_begun};
-    sp_status st = verify(&out->n_tokens, c, s, index);
-    if (!st) st = count_bits(&out->bits, c, s, out->n_tokens);
     if (st) return st;
-    out->tokens = s->text.tokens;
-    s->text.tokens = NULL;
+    c->step++;
+    report_progress(c, hooks, loss / (double)c->n_active);
     return SP_OK;
 }
 
-static sp_status report_samples(sp_cram_report *out, crammer *c)
+/* A state that can not be written now is no reason to lose the search: the last one is still there, and the next may be written. */
+static void save_state(sp_crammer *c, const sp_hooks *hooks, bool now)
 {
-    const size_t n = c->options.n_samples;
-    sp_status st = SP_OK;
-    *out = (sp_cram_report){.num_virtual_tokens = c->options.num_virtual_tokens, .n_samples = n};
-    if (!(out->samples = calloc(n, sizeof *out->samples))) return sp_fail_no_memory(n * sizeof *out->samples);
-    for (size_t i = 0; i < n && !st; i++) {
-        st = report_sample(&out->samples[i], c, &c->samples[i], i);
-        out->mean_tokens += (double)out->samples[i].n_tokens / (double)n;
-        out->mean_bits += out->samples[i].bits / (double)n;
-    }
-    out->bits_per_vector = out->mean_bits / (double)c->options.num_virtual_tokens;
-    out->seconds = sp_seconds() - c->begin;
-    return st;
+    if (sp_cram_state_save(c, now)) sp_log(hooks ? hooks->logger : NULL, SP_LOG_WARNING, "%s; the search goes on", sp_message());
 }
 
-/* After a search that ended as `learnt` says, OK or STOPPED. */
-static sp_status report_or_fail(sp_cram_report *out, crammer *c, sp_status learnt)
+static sp_status learn(sp_crammer *c, const sp_hooks *hooks)
 {
-    const sp_status st = report_samples(out, c);
-    if (st) sp_cram_report_clear(out);
-    out->stopped = !st && learnt;
-    if (st) return st;
-    return c->unsaved ? sp_fail(c->unsaved, "%s", c->why) : learnt;
+    sp_status st = SP_OK;
+    while (c->step < c->options.steps && !st && !is_over(c)) {
+        if (hooks && hooks->stop && *hooks->stop) {
+            save_state(c, hooks, true);
+            return sp_fail(SP_ERR_STOPPED, "stopped after %zu of %zu steps; what was found until then is reported", c->step,
+                           c->options.steps);
+        }
+        set_active(c);
+        if (!c->n_active) break;
+        st = take_step(c, hooks);
+        if (!st) save_state(c, hooks, false);
+    }
+    if (!st) save_state(c, hooks, true);
+    return st;
 }
 
 sp_status sp_lab_cram(sp_cram_report *out, sp_model *model, const sp_dataset *texts, const sp_cram_options *options,
                       const sp_hooks *hooks)
 {
-    crammer c;
+    sp_crammer c;
     const sp_compute compute = sp_model_compute(model);
     *out = (sp_cram_report){0};
     sp_status st = init_crammer(&c, model, texts, options);
-    if (!st && c.options.export_dir) st = make_export_dir(c.options.export_dir);
+    if (!st && c.options.export_dir) st = sp_cram_state_open(&c, hooks ? hooks->logger : NULL);
     if (!st) st = learn(&c, hooks);
     sp_model_set_compute(model, SP_COMPUTE_F32);
-    if (!st || st == SP_ERR_STOPPED) st = report_or_fail(out, &c, st);
+    if (!st || st == SP_ERR_STOPPED) st = sp_cram_report_or_fail(out, &c, st);
     sp_model_set_compute(model, compute);
     free_crammer(&c);
     return st;
-}
-
-void sp_cram_report_clear(sp_cram_report *report)
-{
-    for (size_t i = 0; report->samples && i < report->n_samples; i++) free(report->samples[i].tokens);
-    free(report->samples);
-    *report = (sp_cram_report){0};
 }
