@@ -129,7 +129,8 @@ static void check_polynomial_kernels(const sp_fast_kernels *kernels, size_t d, s
 static void polynomial_kernels_match(void **state)
 {
     (void)state;
-    static const size_t shapes[][2] = {{1, 0}, {1, 1}, {1, 5}, {2, 2}, {3, 3}, {4, 4}, {5, 2}, {7, 3}, {9, 1}, {11, 2}};
+    static const size_t shapes[][2] = {{1, 0}, {1, 1}, {1, 5},  {2, 2}, {3, 3}, {4, 4}, {5, 2},
+                                       {7, 3}, {9, 1}, {11, 2}, {2, 9}, {3, 6}, {4, 7}};
     for (size_t r = 0; r < n_rungs; r++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (size_t columns = 1; columns <= rungs[r]->max_columns; columns++)

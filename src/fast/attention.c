@@ -280,8 +280,10 @@ static void certify(sp_certificate *out, const single_run *run)
 {
     const sp_fast_call *call = run->call;
     const size_t n_queries = call->head.n_queries;
-    *out = (sp_certificate){.n_queries = n_queries, .n_keys = call->head.n_keys, .n_exact = n_queries - run->served.n_queries};
-    for (size_t i = 0; i < n_queries; i++) out->max_range = fmax(out->max_range, call->bounds[i]);
+    *out = (sp_certificate){.n_queries = n_queries,
+                            .n_keys = call->head.n_keys,
+                            .n_exact = n_queries - run->served.n_queries,
+                            .max_range = call->largest_bound};
     if (run->served.n_queries == 0) return;
     out->degree = run->degree;
     out->n_features = sp_monomials_count(call->head.d, run->degree);
@@ -328,7 +330,7 @@ static sp_status measure(sp_fast_call *call)
     sp_status st = sp_frame_measure(&call->frame, h, call->fast->kernels, n_threads, arena);
     if (st) return st;
     call->bounds = sp_arena_alloc(arena, h->n_queries, sizeof *call->bounds);
-    return call->bounds ? sp_frame_bound_queries(call->bounds, &call->frame, h, arena) : SP_ERR_MEMORY;
+    return call->bounds ? sp_frame_bound_queries(call->bounds, &call->largest_bound, &call->frame, h, arena) : SP_ERR_MEMORY;
 }
 
 sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head)

@@ -33,7 +33,8 @@ typedef struct sp_fast_call {
     sp_fast *fast;
     sp_attention_head head; /* strides and scale filled in */
     sp_frame frame;
-    double *bounds; /* (n_queries) of |scores| */
+    double *bounds;       /* (n_queries) of |scores| */
+    double largest_bound; /* of all queries; 0 where there are none */
     size_t n_threads;
 } sp_fast_call;
 

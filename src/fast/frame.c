@@ -29,33 +29,19 @@ static sp_status refuse(const char *what, const float *x, size_t ld, size_t n, s
     return sp_fail(SP_ERR_ARGUMENT, "%ss are too large", what);
 }
 
-static void measure_part(double *restrict sum, float *restrict least, float *restrict most, const float *x, size_t ld, size_t n,
-                         size_t d)
-{
-    for (size_t i = 0; i < d; i++) sum[i] = 0, least[i] = most[i] = x[i];
-    for (size_t r = 0; r < n; r++) {
-        const float *row = x + r * ld;
-        for (size_t i = 0; i < d; i++) {
-            sum[i] += (double)row[i];
-            least[i] = row[i] < least[i] ? row[i] : least[i];
-            most[i] = row[i] > most[i] ? row[i] : most[i];
-        }
-    }
-}
-
 /* Sums in f64, which finite f32 cannot overflow: so they are finite where all numbers are. Parts are as long whatever the threads,
  * and added in their order. */
-static sp_status measure_columns(column_stats *s, const char *what, const float *x, size_t ld, size_t n, size_t d, size_t n_threads,
-                                 sp_arena *arena)
+static sp_status measure_columns(column_stats *s, const char *what, const float *x, size_t ld, size_t n, size_t d,
+                                 const sp_frame *frame, sp_arena *arena)
 {
     const size_t parts = (n + ROWS_SUMMED - 1) / ROWS_SUMMED;
     *s = (column_stats){sp_arena_alloc(arena, parts * d, sizeof(double)), sp_arena_alloc(arena, parts * d, sizeof(float)),
                         sp_arena_alloc(arena, parts * d, sizeof(float))};
     if (!s->sum || !s->least || !s->most) return SP_ERR_MEMORY;
-#pragma omp parallel for schedule(static) num_threads((int)n_threads)
+#pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
     for (size_t p = 0; p < parts; p++)
-        measure_part(s->sum + p * d, s->least + p * d, s->most + p * d, x + p * ROWS_SUMMED * ld, ld,
-                     sp_smaller(ROWS_SUMMED, n - p * ROWS_SUMMED), d);
+        frame->kernels->measure(s->sum + p * d, s->least + p * d, s->most + p * d, x + p * ROWS_SUMMED * ld, ld,
+                                sp_smaller(ROWS_SUMMED, n - p * ROWS_SUMMED), d);
     for (size_t i = d; i < parts * d; i++) {
         s->sum[i % d] += s->sum[i];
         s->least[i % d] = fminf(s->least[i % d], s->least[i]);
@@ -66,30 +52,19 @@ static sp_status measure_columns(column_stats *s, const char *what, const float 
     return SP_OK;
 }
 
-/* squares (n): of the rows' distances from a centre. Row beside row: a row's own sum would wait for each of its additions. */
-static void squared_distances(double *squares, const float *rows, size_t ld, size_t n, const float *centre, size_t d)
-{
-    for (size_t j = 0; j < n; j++) squares[j] = 0;
-    for (size_t i = 0; i < d; i++)
-        for (size_t j = 0; j < n; j++) {
-            double x = (double)rows[j * ld + i] - (double)centre[i];
-            squares[j] += x * x;
-        }
-}
-
 /* The largest squared distances of the keys from two centres, in one pass. */
-static void largest_distances(double *from_a, double *from_b, const sp_attention_head *head, const float *a, const float *b,
-                              size_t n_threads)
+static void largest_distances(double *from_a, double *from_b, const sp_frame *frame, const sp_attention_head *head, const float *a,
+                              const float *b)
 {
     double most_a = 0, most_b = 0;
-#pragma omp parallel for schedule(static) num_threads((int)n_threads) reduction(max : most_a, most_b)
+#pragma omp parallel for schedule(static) num_threads((int)frame->n_threads) reduction(max : most_a, most_b)
     for (size_t first = 0; first < head->n_keys; first += ROWS_AT_ONCE) {
         double squares[ROWS_AT_ONCE];
         const size_t some = sp_smaller(ROWS_AT_ONCE, head->n_keys - first);
         const float *rows = head->k + first * head->ldk;
-        squared_distances(squares, rows, head->ldk, some, a, head->d);
+        frame->kernels->square(squares, rows, head->ldk, some, a, head->d);
         for (size_t j = 0; j < some; j++) most_a = squares[j] > most_a ? squares[j] : most_a;
-        squared_distances(squares, rows, head->ldk, some, b, head->d);
+        frame->kernels->square(squares, rows, head->ldk, some, b, head->d);
         for (size_t j = 0; j < some; j++) most_b = squares[j] > most_b ? squares[j] : most_b;
     }
     *from_a = most_a, *from_b = most_b;
@@ -103,10 +78,11 @@ static double norm_above(double squares, size_t d)
 
 double sp_frame_shrinking_factor(double size)
 {
+    enum { MOST = 200 }; /* halves of it are powers of f32, too; no f32 is so far out */
     int exponent;
     if (size == 0) return 1;
     frexp(size, &exponent);
-    return ldexp(1, -exponent);
+    return ldexp(1, exponent > MOST ? -MOST : exponent < -MOST ? MOST : -exponent);
 }
 
 static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp_arena *arena)
@@ -116,13 +92,13 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
     double around_mean, around_middle;
     float *middle = sp_arena_alloc(arena, d, sizeof *middle);
     if (!middle) return SP_ERR_MEMORY;
-    sp_status st = measure_columns(&s, "key", head->k, head->ldk, head->n_keys, d, frame->n_threads, arena);
+    sp_status st = measure_columns(&s, "key", head->k, head->ldk, head->n_keys, d, frame, arena);
     if (st) return st;
     for (size_t i = 0; i < d; i++) {
         frame->centre[i] = (float)(s.sum[i] / (double)head->n_keys);
         middle[i] = (float)(((double)s.least[i] + (double)s.most[i]) / 2);
     }
-    largest_distances(&around_mean, &around_middle, head, frame->centre, middle, frame->n_threads);
+    largest_distances(&around_mean, &around_middle, frame, head, frame->centre, middle);
     if (around_middle < around_mean) memcpy(frame->centre, middle, d * sizeof *middle);
     frame->radius = norm_above(fmin(around_mean, around_middle), d);
     frame->key_factor = sp_frame_shrinking_factor(frame->radius);
@@ -133,7 +109,7 @@ static sp_status measure_keys(sp_frame *frame, const sp_attention_head *head, sp
 static sp_status measure_values(sp_frame *frame, const sp_attention_head *head, sp_arena *arena)
 {
     column_stats s;
-    sp_status st = measure_columns(&s, "value", head->v, head->ldv, head->n_keys, head->d_v, frame->n_threads, arena);
+    sp_status st = measure_columns(&s, "value", head->v, head->ldv, head->n_keys, head->d_v, frame, arena);
     if (st) return st;
     double half = 0;
     frame->value_range = frame->value_magnitude = 0;
@@ -152,7 +128,8 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
                            sp_arena *arena)
 {
     size_t all = head->d_v + 1, groups = (all + kernels->max_columns - 1) / kernels->max_columns;
-    *out = (sp_frame){.n_threads = n_threads,
+    *out = (sp_frame){.kernels = kernels->rows,
+                      .n_threads = n_threads,
                       .d = head->d,
                       .d_v = head->d_v,
                       .groups = groups,
@@ -164,7 +141,8 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
     return st ? st : measure_values(out, head, arena);
 }
 
-sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head, sp_arena *arena)
+sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame *frame, const sp_attention_head *head,
+                                 sp_arena *arena)
 {
     static const double LARGEST = 1e30;
     double factor = fabs((double)head->scale) * frame->radius * (1 + 4 * DBL_EPSILON);
@@ -174,14 +152,16 @@ sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp
 #pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
     for (size_t first = 0; first < head->n_queries; first += ROWS_AT_ONCE) {
         const size_t end = sp_smaller(first + ROWS_AT_ONCE, head->n_queries);
-        squared_distances(bounds + first, head->q + first * head->ldq, head->ldq, end - first, origin, head->d);
+        frame->kernels->square(bounds + first, head->q + first * head->ldq, head->ldq, end - first, origin, head->d);
         for (size_t i = first; i < end; i++) bounds[i] = norm_above(bounds[i], head->d) * factor;
     }
+    *largest = 0;
     for (size_t i = 0; i < head->n_queries; i++) {
+        *largest = bounds[i] > *largest ? bounds[i] : *largest;
+        if (bounds[i] < LARGEST) continue;
         if (!isfinite(bounds[i])) return refuse("query", head->q, head->ldq, head->n_queries, head->d);
-        if (!(bounds[i] < LARGEST))
-            return sp_fail(SP_ERR_ARGUMENT, "query %zu: its scores may reach %g, beyond what f32 holds; scale queries or keys down",
-                           i, bounds[i]);
+        return sp_fail(SP_ERR_ARGUMENT, "query %zu: its scores may reach %g, beyond what f32 holds; scale queries or keys down", i,
+                       bounds[i]);
     }
     return SP_OK;
 }
@@ -191,75 +171,53 @@ void sp_frame_measure_distances(double *distances, const sp_frame *frame, const 
 #pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
     for (size_t first = 0; first < head->n_keys; first += ROWS_AT_ONCE) {
         const size_t end = sp_smaller(first + ROWS_AT_ONCE, head->n_keys);
-        squared_distances(distances + first, head->k + first * head->ldk, head->ldk, end - first, frame->centre, head->d);
+        frame->kernels->square(distances + first, head->k + first * head->ldk, head->ldk, end - first, frame->centre, head->d);
         for (size_t j = first; j < end; j++) distances[j] = norm_above(distances[j], head->d);
     }
 }
 
 /* ---- packing ---- */
 
-static float shrink(float x, float centre, double factor)
+/* Ones for the keys that there are, zeros behind them and in the columns behind these. */
+static void pack_ones(float *v, const sp_frame *frame, size_t n, const sp_fast_kernels *kernels)
 {
-    return (float)(((double)x - (double)centre) * factor);
+    const size_t lanes = kernels->lanes, columns = frame->columns, last = frame->d_v % columns;
+    float *group = v + frame->d_v / columns * columns * kernels->block_keys;
+    for (size_t j = 0; j < n; j += lanes, group += columns * lanes) {
+        memset(group + last * lanes, 0, (columns - last) * lanes * sizeof *group);
+        for (size_t u = 0; u < sp_smaller(lanes, n - j); u++) group[last * lanes + u] = 1;
+    }
 }
 
 void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
                         const sp_fast_kernels *kernels)
 {
-    size_t block = kernels->block_keys, lanes = kernels->lanes, stride = sp_key_stride(kernels), columns = frame->columns;
+    const size_t block = kernels->block_keys, lanes = kernels->lanes, stride = sp_key_stride(kernels), columns = frame->columns;
     if (n < block) memset(x, 0, frame->d * stride * sizeof *x);
-    memset(v, 0, frame->groups * columns * block * sizeof *v);
-    for (size_t j = 0; j < n; j++) {
-        const float *key = head->k + (first + j) * head->ldk, *value = head->v + (first + j) * head->ldv;
-        for (size_t i = 0; i < frame->d; i++) x[i * stride + j] = shrink(key[i], frame->centre[i], frame->key_factor);
-        float *to = v + j / lanes * columns * lanes + j % lanes;
-        for (size_t c = 0, at = 0; c <= frame->d_v; c++, at++) {
-            if (at == columns) at = 0, to += columns * block; /* the next group */
-            to[at * lanes] = c < frame->d_v ? shrink(value[c], frame->value_middle[c], frame->value_factor) : 1;
-        }
-    }
+    if (n < block) memset(v, 0, frame->groups * columns * block * sizeof *v);
+    frame->kernels->pack(x, lanes, stride, head->k + first * head->ldk, head->ldk, n, frame->d, frame->centre, frame->key_factor);
+    for (size_t c = 0; c < frame->d_v; c += columns)
+        frame->kernels->pack(v + c * block, columns * lanes, lanes, head->v + first * head->ldv + c, head->ldv, n,
+                             sp_smaller(columns, frame->d_v - c), frame->value_middle + c, frame->value_factor);
+    pack_ones(v, frame, n, kernels);
 }
 
 size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head)
 {
-    const size_t d = frame->d, all = frame->groups * frame->columns, n = head->n_keys;
+    const size_t d = frame->d, d_v = frame->d_v, all = frame->groups * frame->columns, n = head->n_keys;
     const size_t padded = (n + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
 #pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
-    for (size_t j = 0; j < padded; j++) {
-        const size_t from = sp_smaller(j, n - 1);
-        const float *key = head->k + from * head->ldk, *value = head->v + from * head->ldv;
-        float *row = v + j * all;
-        for (size_t i = 0; i < d; i++) k[j * d + i] = shrink(key[i], frame->centre[i], frame->key_factor);
-        for (size_t c = 0; c < all; c++) row[c] = 0;
-        if (j >= n) continue;
-        for (size_t c = 0; c < frame->d_v; c++) row[c] = shrink(value[c], frame->value_middle[c], frame->value_factor);
-        row[frame->d_v] = 1;
+    for (size_t first = 0; first < n; first += ROWS_AT_ONCE) {
+        const size_t some = sp_smaller(ROWS_AT_ONCE, n - first);
+        frame->kernels->shrink(k + first * d, d, head->k + first * head->ldk, head->ldk, some, d, frame->centre, frame->key_factor);
+        frame->kernels->shrink(v + first * all, all, head->v + first * head->ldv, head->ldv, some, d_v, frame->value_middle,
+                               frame->value_factor);
+        for (size_t j = first; j < first + some; j++)
+            for (size_t c = d_v; c < all; c++) v[j * all + c] = c == d_v;
+    }
+    for (size_t j = n; j < padded; j++) {
+        memcpy(k + j * d, k + (n - 1) * d, d * sizeof *k);
+        memset(v + j * all, 0, all * sizeof *v);
     }
     return padded;
-}
-
-void sp_frame_pack_queries(float *tile, const sp_frame *frame, const sp_attention_head *head, const size_t *queries, size_t n,
-                           double factor, const sp_fast_kernels *kernels)
-{
-    size_t width = kernels->tile_queries;
-    factor *= frame->query_factor;
-    for (size_t u = 0; u < width; u++) {
-        const float *q = head->q + queries[sp_smaller(u, n - 1)] * head->ldq;
-        for (size_t i = 0; i < frame->d; i++) tile[i * width + u] = (float)((double)q[i] * factor);
-    }
-}
-
-double sp_frame_unpack(float *out, size_t ldo, const float *sums, const sp_frame *frame, const size_t *queries, size_t n,
-                       const sp_fast_kernels *kernels)
-{
-    size_t width = kernels->tile_queries;
-    double least = INFINITY;
-    for (size_t u = 0; u < n; u++) {
-        double normaliser = (double)sums[frame->d_v * width + u], factor = 1 / (normaliser * frame->value_factor);
-        float *row = out + queries[u] * ldo;
-        if (!(normaliser >= least)) least = normaliser; /* a NaN, too */
-        for (size_t c = 0; c < frame->d_v; c++)
-            row[c] = (float)((double)frame->value_middle[c] + (double)sums[c * width + u] * factor);
-    }
-    return least;
 }

@@ -11,6 +11,7 @@
 #include "softprompt.h"
 
 typedef struct sp_frame {
+    const sp_row_kernels *kernels;
     size_t n_threads; /* that measure and pack all keys or all queries at once */
     size_t d, d_v;
     size_t groups, columns; /* of columns: d_v values, ones, and zeros up to groups * columns */
@@ -32,9 +33,10 @@ double sp_frame_shrinking_factor(double size);
 sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, size_t n_threads,
                            sp_arena *arena);
 
-/* For each query an upper bound of |scale q . (k - centre)| over all keys (Cauchy-Schwarz). ARGUMENT: a query that is not finite,
- * or scores that f32 does not hold. */
-sp_status sp_frame_bound_queries(double *bounds, const sp_frame *frame, const sp_attention_head *head, sp_arena *arena);
+/* For each query an upper bound of |scale q . (k - centre)| over all keys (Cauchy-Schwarz), and the largest of them. ARGUMENT: a
+ * query that is not finite, or scores that f32 does not hold. */
+sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame *frame, const sp_attention_head *head,
+                                 sp_arena *arena);
 
 /* distances (n_keys): |k - centre|, rounded up. */
 void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head);
@@ -47,13 +49,5 @@ void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_atte
 /* All keys as rows k (n, d), v (n, groups * columns), for the exact kernel; n is rounded up to SP_EXACT_KEYS with copies of the
  * last key that have no weight. Returns the rounded number. */
 size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head);
-
-/* n queries as a tile (d, tile_queries), times `factor` besides the frame's own; the last one again in what is left of it. */
-void sp_frame_pack_queries(float *tile, const sp_frame *frame, const sp_attention_head *head, const size_t *queries, size_t n,
-                           double factor, const sp_fast_kernels *kernels);
-
-/* Sums (groups * columns, tile_queries) -> the outputs of n queries. Returns the smallest normaliser. */
-double sp_frame_unpack(float *out, size_t ldo, const float *sums, const sp_frame *frame, const size_t *queries, size_t n,
-                       const sp_fast_kernels *kernels);
 
 #endif

@@ -152,8 +152,9 @@ static void certify(sp_certificate *out, const hybrid_run *run)
 {
     const sp_fast_call *call = run->call;
     const sp_fast *fast = call->fast;
-    *out = (sp_certificate){.n_queries = call->head.n_queries, .n_keys = call->head.n_keys, .n_exact = call->head.n_queries};
-    for (size_t i = 0; i < call->head.n_queries; i++) out->max_range = fmax(out->max_range, call->bounds[i]);
+    const size_t n_queries = call->head.n_queries;
+    *out = (sp_certificate){
+        .n_queries = n_queries, .n_keys = call->head.n_keys, .n_exact = n_queries, .max_range = call->largest_bound};
     for (size_t g = fast->first_degree; g <= run->plan->degree; g++) {
         const sp_served *served = &run->served[g];
         if (served->n_queries == 0) continue;

@@ -2,8 +2,9 @@
  *
  * Features are never stored. On the keys' side monomials are vectors over a block, made depth first from their parents; on the
  * queries' side there are none at all: sum_a m_a S_a is nested, S_0 + q_1 (S_1 + q_1 (S_11 + ...) + q_2 (...)) + q_2 (...) + ...,
- * each node an accumulator for every column. The two deepest levels, where nearly all nodes are, stay in registers. Nesting also
- * keeps chains of additions short: a flat sum of r features would round up to r times. */
+ * each node an accumulator for every column. The deepest levels, where nearly all nodes are, stay in registers: two or three of
+ * them, and, of the last two variables, all there are. Nesting also keeps chains of additions short: a flat sum of r features would
+ * round up to r times. */
 #include "fast/kernels.h"
 
 #include <math.h>
@@ -191,6 +192,74 @@ INLINE const float *add_parents(vec *sum, const query_walk *walk, size_t columns
     return leaves;
 }
 
+/* And for children whose children have leaves, where three sets of sums fit. */
+INLINE const float *add_grandparents(vec *sum, const query_walk *walk, size_t columns, size_t vectors, size_t last, const float *s)
+{
+    const float *below = s + (walk->d - last) * columns;
+    for (size_t i = last; i < walk->d; i++, s += columns) {
+        vec child[MAX_COLUMNS * 2];
+        UNROLL for (size_t c = 0; c < columns; c++)
+        {
+            vec b = broadcast(s[c]);
+            UNROLL for (size_t u = 0; u < vectors; u++) child[c * vectors + u] = b;
+        }
+        below = add_parents(child, walk, columns, vectors, i, below);
+        UNROLL for (size_t u = 0; u < vectors; u++)
+        {
+            vec q = query(walk, i, u);
+            UNROLL for (size_t c = 0; c < columns; c++) sum[c * vectors + u] += q * child[c * vectors + u];
+        }
+    }
+    return below;
+}
+
+/* sum += q (first + q (s_0 + q (s_1 + ...))), q the last variable: a monomial's powers of it, n of them behind the first. */
+INLINE void add_chain(vec *sum, const query_walk *walk, size_t columns, size_t vectors, const float *first, size_t n,
+                      const float *s)
+{
+    const float *from = n ? s + (n - 1) * columns : first;
+    vec q[2], x[MAX_COLUMNS * 2];
+    UNROLL for (size_t u = 0; u < vectors; u++) q[u] = query(walk, walk->d - 1, u);
+    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) x[c * vectors + u] = broadcast(from[c]);
+    while (n-- > 0) {
+        from = n ? from - columns : first;
+        UNROLL for (size_t c = 0; c < columns; c++)
+        {
+            vec b = broadcast(from[c]);
+            UNROLL for (size_t u = 0; u < vectors; u++) x[c * vectors + u] = x[c * vectors + u] * q[u] + b;
+        }
+    }
+    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) sum[c * vectors + u] +=
+        q[u] * x[c * vectors + u];
+}
+
+/* The same for a node whose children are its products with the last two variables, with `levels` below it: of few variables and
+ * many levels nearly all nodes stand in such triangles. Pairs of children come first, those of the powers of the last variable but
+ * one; then the chains of each pair's second, from the deepest pair up. Returns where the next subtree's state begins. */
+INLINE const float *add_triangle(vec *sum, const query_walk *walk, size_t columns, size_t vectors, size_t levels, const float *s)
+{
+    const float *pair = s + 2 * (levels - 1) * columns, *chain = pair + 2 * columns;
+    vec q[2], power[MAX_COLUMNS * 2];
+    UNROLL for (size_t u = 0; u < vectors; u++) q[u] = query(walk, walk->d - 2, u);
+    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) power[c * vectors + u] =
+        broadcast(pair[c]);
+    for (size_t n = 0; n + 1 < levels; n++) {
+        const float *second = pair + columns;
+        pair -= 2 * columns;
+        UNROLL for (size_t c = 0; c < columns; c++)
+        {
+            vec b = broadcast(pair[c]);
+            UNROLL for (size_t u = 0; u < vectors; u++) power[c * vectors + u] = power[c * vectors + u] * q[u] + b;
+        }
+        add_chain(power, walk, columns, vectors, second, n, chain);
+        chain += n * columns;
+    }
+    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) sum[c * vectors + u] +=
+        q[u] * power[c * vectors + u];
+    add_chain(sum, walk, columns, vectors, pair + columns, levels - 1, chain);
+    return chain + (levels - 1) * columns;
+}
+
 /* Vectors of queries at once: two where their sums fit, since each number of the state is then read half as often. */
 #if LANES == 16
 #define VECTORS_AT_ONCE(columns) ((columns) <= 6 ? 2 : 1)
@@ -213,27 +282,42 @@ INLINE const float *add_parents(vec *sum, const query_walk *walk, size_t columns
         for (size_t i = last; i < walk->d; i++) walk_keys_##columns(walk, level + 1, i, children + i * STRIDE);                    \
     }                                                                                                                              \
                                                                                                                                    \
-    static const float *walk_queries_##columns(vec *out, const query_walk *walk, size_t level, size_t last, const float *s)        \
+    static const float *walk_queries_##columns(vec *out, const query_walk *walk, size_t level, size_t last, const float *own,      \
+                                               const float *s);                                                                    \
+                                                                                                                                   \
+    INLINE const float *add_below_##columns(vec *sum, const query_walk *walk, size_t level, size_t last, const float *s)           \
+    {                                                                                                                              \
+        enum { VECTORS = VECTORS_AT_ONCE(columns) };                                                                               \
+        const size_t n = walk->d - last, levels = walk->degree - level;                                                            \
+        if (levels == 1) {                                                                                                         \
+            add_leaves(sum, walk, columns, VECTORS, last, s);                                                                      \
+            return s + n * (columns);                                                                                              \
+        }                                                                                                                          \
+        if (levels == 2) return add_parents(sum, walk, columns, VECTORS, last, s);                                                 \
+        if (levels == 3 && (columns)*VECTORS <= (LANES == 16 ? 9 : 4))                                                             \
+            return add_grandparents(sum, walk, columns, VECTORS, last, s);                                                         \
+        if (n == 2) return add_triangle(sum, walk, columns, VECTORS, levels, s);                                                   \
+        if (n == 1) {                                                                                                              \
+            add_chain(sum, walk, columns, VECTORS, s, levels - 1, s + (columns));                                                  \
+            return s + levels * (columns);                                                                                         \
+        }                                                                                                                          \
+        vec kept[(columns)*VECTORS]; /* where calls find it; `sum` itself stays in registers */                                    \
+        memcpy(kept, sum, sizeof kept);                                                                                            \
+        const float *own = s;                                                                                                      \
+        s += n * (columns);                                                                                                        \
+        for (size_t i = last; i < walk->d; i++, own += (columns)) s = walk_queries_##columns(kept, walk, level + 1, i, own, s);    \
+        memcpy(sum, kept, sizeof kept);                                                                                            \
+        return s;                                                                                                                  \
+    }                                                                                                                              \
+                                                                                                                                   \
+    static const float *walk_queries_##columns(vec *out, const query_walk *walk, size_t level, size_t last, const float *own,      \
+                                               const float *s)                                                                     \
     {                                                                                                                              \
         enum { VECTORS = VECTORS_AT_ONCE(columns), SUMS = (columns)*VECTORS };                                                     \
         vec sum[SUMS];                                                                                                             \
-        memcpy(sum, out, sizeof sum);                                                                                              \
-        if (level + 1 == walk->degree) {                                                                                           \
-            add_leaves(sum, walk, columns, VECTORS, last, s);                                                                      \
-            s += (walk->d - last) * (columns);                                                                                     \
-        } else if (level + 2 == walk->degree) {                                                                                    \
-            s = add_parents(sum, walk, columns, VECTORS, last, s);                                                                 \
-        } else {                                                                                                                   \
-            const float *own = s;                                                                                                  \
-            s += (walk->d - last) * (columns);                                                                                     \
-            for (size_t i = last; i < walk->d; i++, own += (columns)) {                                                            \
-                vec child[SUMS];                                                                                                   \
-                for (size_t c = 0; c < SUMS; c++) child[c] = broadcast(own[c / VECTORS]);                                          \
-                s = walk_queries_##columns(child, walk, level + 1, i, s);                                                          \
-                for (size_t c = 0; c < SUMS; c++) sum[c] += query(walk, i, c % VECTORS) * child[c];                                \
-            }                                                                                                                      \
-        }                                                                                                                          \
-        memcpy(out, sum, sizeof sum);                                                                                              \
+        UNROLL for (size_t c = 0; c < SUMS; c++) sum[c] = broadcast(own[c / VECTORS]);                                             \
+        s = add_below_##columns(sum, walk, level, last, s);                                                                        \
+        UNROLL for (size_t c = 0; c < SUMS; c++) out[c] += query(walk, last, c % VECTORS) * sum[c];                                \
         return s;                                                                                                                  \
     }                                                                                                                              \
                                                                                                                                    \
@@ -249,7 +333,7 @@ INLINE const float *add_parents(vec *sum, const query_walk *walk, size_t columns
         for (size_t first = 0; first < TILE; first += VECTORS * LANES, walk.q += VECTORS * LANES) {                                \
             vec sum[SUMS];                                                                                                         \
             for (size_t c = 0; c < SUMS; c++) sum[c] = broadcast(state[c / VECTORS]);                                              \
-            if (walk.degree > 0) walk_queries_##columns(sum, &walk, 0, 0, state + (columns));                                      \
+            if (walk.degree > 0) add_below_##columns(sum, &walk, 0, 0, state + (columns));                                         \
             for (size_t c = 0; c < SUMS; c++) {                                                                                    \
                 float *to = out + c / VECTORS * TILE + first + c % VECTORS * LANES;                                                \
                 store(to, load(to) + sum[c]);                                                                                      \
@@ -431,16 +515,18 @@ static void exact(float *out, float *max, const float *q, const float *k, const 
 
 #define NAME_OF_(variant) #variant
 #define NAME_OF(variant) NAME_OF_(variant)
-#define TABLE_OF_(variant) sp_fast_kernels_##variant
-#define TABLE_OF(variant) TABLE_OF_(variant)
+#define TABLE_OF_(prefix, variant) prefix##variant
+#define TABLE_OF(prefix, variant) TABLE_OF_(prefix, variant)
 
-extern const sp_fast_kernels TABLE_OF(SP_KERNEL_VARIANT);
-const sp_fast_kernels TABLE_OF(SP_KERNEL_VARIANT) = {
+extern const sp_row_kernels TABLE_OF(sp_row_kernels_, SP_KERNEL_VARIANT);
+extern const sp_fast_kernels TABLE_OF(sp_fast_kernels_, SP_KERNEL_VARIANT);
+const sp_fast_kernels TABLE_OF(sp_fast_kernels_, SP_KERNEL_VARIANT) = {
     .name = NAME_OF(SP_KERNEL_VARIANT),
     .lanes = LANES,
     .block_keys = BLOCK,
     .tile_queries = TILE,
     .max_columns = MAX_COLUMNS,
+    .rows = &TABLE_OF(sp_row_kernels_, SP_KERNEL_VARIANT),
     .add_keys = add_keys,
     .evaluate = evaluate,
     .exact = exact,

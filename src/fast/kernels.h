@@ -16,6 +16,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "fast/rows.h"
+
 /* Sums of f32 are 32 terms long, then they are added in f64: as long on every rung, so that one bound on rounding holds. */
 enum { SP_TERMS_IN_F32 = 32, SP_KEY_PAD = 16, SP_EXACT_KEYS = 4 };
 
@@ -25,6 +27,7 @@ typedef struct sp_fast_kernels {
     size_t block_keys;   /* SP_TERMS_IN_F32 * lanes */
     size_t tile_queries; /* 2 * lanes */
     size_t max_columns;
+    const sp_row_kernels *rows;
 
     /* moments += those of a block of keys. moments: (monomials * columns) rounded up to whole vectors. scratch:
      * sp_fast_scratch_floats. */

@@ -208,7 +208,8 @@ static sp_status begin_keys(key_pass *pass, const sp_fast_state *state, const sp
     *pass = (key_pass){0};
     sp_status st = sp_arena_create(&pass->arena);
     if (st) return st;
-    pass->frame = (sp_frame){.d = d,
+    pass->frame = (sp_frame){.kernels = kernels->rows,
+                             .d = d,
                              .d_v = state->d_v,
                              .groups = groups,
                              .columns = columns,

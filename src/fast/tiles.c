@@ -29,7 +29,7 @@ sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const sp_attentio
 double sp_tile_bound(const sp_fast_call *call, const size_t *queries, size_t n)
 {
     double bound = 0;
-    for (size_t i = 0; i < n; i++) bound = fmax(bound, call->bounds[queries[i]]);
+    for (size_t i = 0; i < n; i++) bound = call->bounds[queries[i]] > bound ? call->bounds[queries[i]] : bound;
     return bound;
 }
 
@@ -54,13 +54,19 @@ static sp_status allocate(tile_scratch **out, size_t n, const sp_fast_call *call
     return SP_OK;
 }
 
+static void gather_queries(float *out, const sp_tile *tile, const sp_fast_call *call, double factor)
+{
+    const sp_attention_head *head = &call->head;
+    call->frame.kernels->gather(out, head->q, head->ldq, tile->queries, tile->n, head->d, call->frame.query_factor * factor);
+}
+
 static void add_polynomial(tile_scratch *s, const sp_tile *tile, const sp_fast_call *call)
 {
     const sp_frame *frame = &call->frame;
     const sp_fast_kernels *kernels = call->fast->kernels;
     const size_t n = sp_monomials_count(frame->d, tile->degree) * frame->columns;
     const size_t size = (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
-    sp_frame_pack_queries(s->q, frame, &call->head, tile->queries, tile->n, 1, kernels);
+    gather_queries(s->q, tile, call, 1);
     for (size_t g = 0; g < frame->groups; g++)
         kernels->evaluate(s->sums + g * frame->columns * kernels->tile_queries, s->q, tile->state + g * size, frame->d,
                           tile->degree, frame->columns);
@@ -74,7 +80,7 @@ static void add_exactly(tile_scratch *s, const sp_tile *tile, const sp_fast_call
     const size_t whole = (tile->end - tile->first + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
     const bool is_shifted = !tile->state && tile->bound > SP_NO_SHIFT;
     for (size_t u = 0; u < kernels->tile_queries; u++) s->max[u] = -INFINITY;
-    sp_frame_pack_queries(s->q, frame, &call->head, tile->queries, tile->n, LOG2_E, kernels);
+    gather_queries(s->q, tile, call, LOG2_E);
     kernels->exact(s->sums, is_shifted ? s->max : NULL, s->q, rows->k + tile->first * frame->d,
                    rows->v + tile->first * sp_fast_columns(call), sp_smaller(whole, rows->n - tile->first), frame->d, frame->groups,
                    frame->columns, tile->last == PTRDIFF_MAX ? PTRDIFF_MAX : tile->last - (ptrdiff_t)tile->first, s->weights);
@@ -86,7 +92,8 @@ static void answer(float *out, sp_tile *tile, tile_scratch *s, const sp_fast_cal
     memset(s->sums, 0, sp_fast_columns(call) * kernels->tile_queries * sizeof *s->sums);
     if (tile->state) add_polynomial(s, tile, call);
     if (tile->rows && tile->first < tile->end) add_exactly(s, tile, call);
-    tile->least = sp_frame_unpack(out, call->head.ldo, s->sums, &call->frame, tile->queries, tile->n, kernels);
+    tile->least = call->frame.kernels->scatter(out, call->head.ldo, tile->queries, tile->n, s->sums, call->head.d_v,
+                                               call->frame.value_middle, call->frame.value_factor);
 }
 
 sp_status sp_tiles_answer(float *out, sp_tile *tiles, size_t n_tiles, const sp_fast_call *call)
