@@ -745,7 +745,7 @@ typedef struct sp_fast sp_fast;
 typedef struct sp_fast_options {
     double epsilon;     /* largest relative error of a weight, below 1; 0: 1e-3 */
     size_t degree;      /* of the polynomial, at most 16; 0: for each head the one that costs least */
-    size_t max_degree;  /* of those to choose from; 0: 8 */
+    size_t max_degree;  /* of those to choose from; 0: 10, those above 8 only where f32's rounding is sure to stay within epsilon */
     double range;       /* scores that the polynomial must serve, beyond which queries are exact; 0: as far as epsilon allows */
     uint64_t max_bytes; /* that a call may take besides its arguments; 0: half of the machine's memory */
     int n_threads;      /* that a call may take, as many as have enough to do; 0: sp_machine's */

@@ -84,7 +84,7 @@ static void multinomials_expand_powers(void **state)
 
 /* ---- kernels ---- */
 
-static void check_polynomial_kernels(const sp_fast_kernels *kernels, size_t d, size_t degree, size_t columns)
+static void check_polynomial_kernels(const sp_fast_kernels *kernels, size_t n_keys, size_t d, size_t degree, size_t columns)
 {
     static double m[MAX_FEATURES];
     size_t n = sp_monomials_count(d, degree), size = (n * columns + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
@@ -94,7 +94,7 @@ static void check_polynomial_kernels(const sp_fast_kernels *kernels, size_t d, s
     float *before = floats(columns * width, 7, 1), *features = floats(size, 8, 0);
     double *moments = calloc(size, sizeof *moments), *want = calloc(size, sizeof *want), *sizes = calloc(size, sizeof *sizes);
     for (size_t i = 0; i < size; i++) moments[i] = want[i] = 3;
-    for (size_t j = 0; j < block; j++) {
+    for (size_t j = 0; j < n_keys; j++) {
         double key[64];
         for (size_t i = 0; i < d; i++) key[i] = (double)x[i * stride + j];
         monomials_of(m, key, d, degree);
@@ -104,7 +104,7 @@ static void check_polynomial_kernels(const sp_fast_kernels *kernels, size_t d, s
             sizes[i] += fabs(m[i / columns] * value);
         }
     }
-    kernels->add_keys(moments, x, v, d, degree, columns, scratch);
+    kernels->add_keys(moments, x, v, n_keys, d, degree, columns, scratch);
     for (size_t i = 0; i < n * columns; i++) {
         assert_near(moments[i], want[i], (double)(SP_TERMS_IN_F32 + 4 + degree) * FLT_EPSILON / 2 * sizes[i]);
         features[i] = (float)want[i];
@@ -134,7 +134,8 @@ static void polynomial_kernels_match(void **state)
     for (size_t r = 0; r < n_rungs; r++)
         for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
             for (size_t columns = 1; columns <= rungs[r]->max_columns; columns++)
-                check_polynomial_kernels(rungs[r], shapes[s][0], shapes[s][1], columns);
+                for (size_t n = rungs[r]->block_keys; n >= rungs[r]->lanes; n /= 4)
+                    check_polynomial_kernels(rungs[r], n, shapes[s][0], shapes[s][1], columns);
 }
 
 /* 2^(q . k) summed, with and without a running maximum, whole and along a diagonal. */
@@ -501,6 +502,26 @@ static void degrees_are_chosen_by_cost(void **state)
     sp_fast_free(fast);
 }
 
+/* Beyond degree 8 rounding decides, which grows with the range and with d; a caller who names the last degree has it. */
+static void high_degrees_must_not_round_much(void **state)
+{
+    (void)state;
+    enum { N = 3000, D = 2 };
+    sp_fast *fast = create((sp_fast_options){0}), *told = create((sp_fast_options){.max_degree = 12});
+    sp_fast_call few = {.fast = fast, .head = {.d = 4}}, many = {.fast = fast, .head = {.d = 32}};
+    assert_true(sp_fast_may_choose(&few, 10) && sp_fast_may_choose(&many, 8) && !sp_fast_may_choose(&many, 10));
+    many.fast = told;
+    assert_true(sp_fast_may_choose(&many, 12));
+    float *q = floats((size_t)N * D, 1, 1.7), *k = floats((size_t)N * D, 2, 1.7), *v = floats(N, 3, 1), *out = floats(N, 4, 1);
+    const sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = N, .n_keys = N, .d = D, .d_v = 1, .scale = .8f};
+    sp_certificate certificate;
+    assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+    assert_true(certificate.degree > 8 && certificate.n_exact == 0 && certificate.rounding_bound <= 1e-3 * 2);
+    assert_true(largest_difference(out, &head) <= certificate.polynomial_bound + certificate.rounding_bound);
+    free(q), free(k), free(v), free(out);
+    sp_fast_free(fast), sp_fast_free(told);
+}
+
 /* ---- what is refused ---- */
 
 static void refused(sp_status got, sp_status want, const char *words)
@@ -615,12 +636,12 @@ static void bad_options_are_refused(void **state)
     refused(sp_fast_create(&fast, &(sp_fast_options){.degree = 17}), SP_ERR_ARGUMENT, "degree 17");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = -1}), SP_ERR_ARGUMENT, "range");
     refused(sp_fast_create(&fast, &(sp_fast_options){.n_threads = -1}), SP_ERR_ARGUMENT, "-1 threads");
-    refused(sp_fast_create(&fast, &(sp_fast_options){.range = 4}), SP_ERR_UNSUPPORTED, "degree 8 serves scores up to 3.689");
+    refused(sp_fast_create(&fast, &(sp_fast_options){.range = 6}), SP_ERR_UNSUPPORTED, "degree 10 serves scores up to 5.156");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = 1.2, .degree = 4}), SP_ERR_UNSUPPORTED,
             "degree 4 serves scores up to 1.15");
     refused(sp_fast_create(&fast, &(sp_fast_options){.range = 100, .max_degree = 16}), SP_ERR_UNSUPPORTED, "degree 16 serves");
     assert_null(fast);
-    fast = create((sp_fast_options){.range = 4, .max_degree = 9});
+    fast = create((sp_fast_options){.range = 6, .max_degree = 12});
     sp_fast_free(fast);
     sp_fast_free(NULL);
 }
@@ -677,7 +698,7 @@ int main(void)
         cmocka_unit_test(degrees_are_chosen_by_cost),   cmocka_unit_test(bad_options_are_refused),
         cmocka_unit_test(bad_input_is_refused),         cmocka_unit_test(far_keys_are_exact_for_all),
         cmocka_unit_test(wide_scores_stay_exact),       cmocka_unit_test(threads_change_no_bit),
-        cmocka_unit_test(rounding_does_not_add_up),
+        cmocka_unit_test(rounding_does_not_add_up),     cmocka_unit_test(high_degrees_must_not_round_much),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -65,11 +65,28 @@ static double cost_exact(const sp_fast_call *call, size_t n_queries)
     return (double)n_queries * seen_keys(call) * sp_fast_pair_cost(call);
 }
 
+/* What is exact at a causal query's end, half a block on average, and a block's end, a share of it for each of its keys. */
+static double cost_block(const sp_fast_call *call, size_t degree, size_t block)
+{
+    const double a_number = SP_BLOCK_COST * (double)call->fast->kernels->lanes;
+    return (double)block / 2 * sp_fast_pair_cost(call) + sp_fast_degree_products(call, degree) * a_number / (double)block;
+}
+
+/* The length of causal blocks: the longest, or a half or a quarter of it where that costs less. */
+static size_t choose_block(const sp_fast_call *call, size_t degree)
+{
+    const size_t longest = call->fast->kernels->block_keys;
+    size_t best = longest;
+    for (size_t block = longest / 2; block >= longest / 4 && call->head.causal; block /= 2)
+        if (cost_block(call, degree, block) < cost_block(call, degree, best)) best = block;
+    return best;
+}
+
 static double cost_degree(const sp_fast_call *call, size_t degree, size_t n_served)
 {
-    const double block = call->head.causal ? (double)call->fast->kernels->block_keys / 2 : 0; /* exact at a causal query's end */
+    const double block = call->head.causal ? cost_block(call, degree, choose_block(call, degree)) : 0;
     return sp_fast_degree_products(call, degree) * (SP_KEY_COST * (double)call->head.n_keys + SP_QUERY_COST * (double)n_served) +
-           cost_exact(call, call->head.n_queries - n_served) + (double)n_served * block * sp_fast_pair_cost(call);
+           cost_exact(call, call->head.n_queries - n_served) + (double)n_served * block;
 }
 
 static size_t count_served(const sp_fast_call *call, size_t degree)
@@ -94,7 +111,7 @@ static sp_status choose_degree(single_plan *plan, const sp_fast_call *call)
     const sp_fast *fast = call->fast;
     const bool is_given = is_degree_given(fast);
     plan->cost = plan->exact * (plan->exact < SP_LEAST_HYBRID ? SP_SMALL_WORTHWHILE : SP_WORTHWHILE);
-    for (size_t g = fast->first_degree; g <= fast->last_degree; g++) {
+    for (size_t g = fast->first_degree; g <= fast->last_degree && (is_given || sp_fast_may_choose(call, g)); g++) {
         if (sp_moments_bytes(call, g, 1) > (double)fast->options.max_bytes) {
             if (is_given) return refuse_memory(call, g);
             break;
@@ -111,8 +128,8 @@ static sp_status choose_degree(single_plan *plan, const sp_fast_call *call)
 
 typedef struct single_run {
     const sp_fast_call *call;
-    size_t degree, n_served;
-    size_t *queries; /* (n_queries), as tiles take them */
+    size_t degree, n_served, block; /* block: keys that enter the moments together */
+    size_t *queries;                /* (n_queries), as tiles take them */
     sp_tile *tiles;
     size_t n_tiles;
     sp_rows rows; /* all keys, where some query wants them */
@@ -174,7 +191,7 @@ static sp_status attend_to_all(float *out, single_run *run)
     sp_status st = n_served < n_queries ? sp_rows_pack(&run->rows, call, &call->head) : SP_OK;
     if (!st && n_served > 0) {
         sp_moments moments;
-        if ((st = sp_moments_begin(&moments, call, run->degree, NULL, false, spare_bytes(run)))) return st;
+        if ((st = sp_moments_begin(&moments, call, run->degree, run->block, NULL, false, spare_bytes(run)))) return st;
         sp_moments_add(&moments, n_keys);
         state = sp_arena_alloc(call->fast->arena, sp_moments_state_size(&moments, run->degree), sizeof *state);
         if (!state) return SP_ERR_MEMORY;
@@ -199,7 +216,7 @@ static size_t passed_keys(const single_run *run, size_t tile)
 {
     const sp_attention_head *head = &run->call->head;
     const size_t n_seen = head->n_keys - head->n_queries + run->tiles[tile].queries[0] + 1;
-    return n_seen / run->call->fast->kernels->block_keys * run->call->fast->kernels->block_keys;
+    return n_seen / run->block * run->block;
 }
 
 /* Neighbouring queries in each tile, which see the keys up to their own: those of the blocks that all of them see through a state,
@@ -225,7 +242,7 @@ static void list_causal_tiles(single_run *run)
 static sp_status pass_blocks(float *out, single_run *run, sp_moments *moments)
 {
     const sp_fast_call *call = run->call;
-    const size_t block = call->fast->kernels->block_keys, size = sp_moments_state_size(moments, run->degree);
+    const size_t block = run->block, size = sp_moments_state_size(moments, run->degree);
     const size_t most = passed_keys(run, run->n_tiles - 1), first_passed = passed_keys(run, 0);
     float *states = sp_arena_alloc(call->fast->arena, moments->window * size, sizeof *states);
     sp_status st = states ? SP_OK : SP_ERR_MEMORY;
@@ -252,7 +269,7 @@ static sp_status attend_causally(float *out, single_run *run)
     if (st) return st;
     if (any_served) {
         sp_moments moments;
-        st = sp_moments_begin(&moments, call, run->degree, NULL, true, spare_bytes(run));
+        st = sp_moments_begin(&moments, call, run->degree, run->block, NULL, true, spare_bytes(run));
         if (!st) st = pass_blocks(out, run, &moments);
     } else {
         st = sp_tiles_answer(out, run->tiles, run->n_tiles, call);
@@ -268,11 +285,10 @@ static sp_status attend_causally(float *out, single_run *run)
 static double bound_rounding(const single_run *run)
 {
     const sp_fast_call *call = run->call;
-    const sp_fast_kernels *kernels = call->fast->kernels;
     const double d = (double)call->head.d;
     double weights =
         sp_rounding_of_weights(&run->served, &call->fast->polynomials[run->degree], (sp_term_roundings){.per_level = 1, .d = d});
-    if (call->head.causal) weights += (double)(kernels->block_keys + 2 * kernels->tile_queries) + (d + 4) * run->served.range;
+    if (call->head.causal) weights += (double)(run->block + 2 * call->fast->kernels->tile_queries) + (d + 4) * run->served.range;
     return sp_rounding_bound(weights, call->frame.value_range, call->frame.value_magnitude);
 }
 
@@ -297,7 +313,7 @@ static void certify(sp_certificate *out, const single_run *run)
 
 static sp_status attend_single(float *out, sp_certificate *certificate, sp_fast_call *call, const single_plan *plan)
 {
-    single_run run = {.call = call, .degree = plan->degree, .n_served = plan->n_served};
+    single_run run = {.call = call, .degree = plan->degree, .n_served = plan->n_served, .block = choose_block(call, plan->degree)};
     call->n_threads = sp_fast_threads(call->fast, plan->degree ? plan->cost : plan->exact);
     sp_status st = begin(&run);
     if (!st) st = call->head.causal ? attend_causally(out, &run) : attend_to_all(out, &run);

@@ -7,7 +7,7 @@
 #include "base/sizes.h"
 #include "base/status.h"
 
-enum { DEFAULT_MAX_DEGREE = 8, MAX_THREADS = 4096 };
+enum { DEFAULT_MAX_DEGREE = 10, ANY_ROUNDING = 8, MAX_THREADS = 4096 };
 static const double DEFAULT_EPSILON = 1e-3;
 static const double LEAST_SHARE = 1e7; /* a sixth of a millisecond: waking a thread and waiting for it takes a tenth of that */
 
@@ -74,6 +74,7 @@ sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options)
     *out = NULL;
     if (!fast) return sp_fail_no_memory(sizeof *fast);
     if (options) fast->options = *options;
+    fast->watches_rounding = fast->options.max_degree == 0;
     complete_options(&fast->options);
     fast->least_hybrid = SP_LEAST_HYBRID;
     fast->least_share = LEAST_SHARE;
@@ -111,6 +112,15 @@ double sp_fast_degree_products(const sp_fast_call *call, size_t degree)
     const size_t n = sp_monomials_count(call->head.d, degree), parents = degree ? sp_monomials_count(call->head.d, degree - 1) : 0;
     if (n == SIZE_MAX) return (double)INFINITY;
     return (double)call->frame.groups * ((double)n * (double)call->frame.columns + SP_PARENT_COST * (double)parents);
+}
+
+bool sp_fast_may_choose(const sp_fast_call *call, size_t degree)
+{
+    const sp_exp_polynomial *p = &call->fast->polynomials[degree];
+    const sp_served worst = {.n_queries = 1, .range = p->rho, .least_mean_weight = 1};
+    const sp_term_roundings roundings = {.per_level = 1, .d = (double)call->head.d};
+    if (degree <= ANY_ROUNDING || !call->fast->watches_rounding) return true;
+    return SP_UNIT_ROUNDOFF * sp_rounding_of_weights(&worst, p, roundings) <= call->fast->options.epsilon;
 }
 
 size_t sp_fast_threads(const sp_fast *fast, double cost)

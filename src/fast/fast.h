@@ -17,6 +17,7 @@ enum { SP_NO_DEGREE = 0 }; /* all is exact */
 struct sp_fast {
     sp_fast_options options;          /* with defaults filled in */
     size_t first_degree, last_degree; /* to choose from */
+    bool watches_rounding;            /* nobody named the last degree: see sp_fast_may_choose */
     sp_exp_polynomial polynomials[SP_MAX_DEGREE + 1];
     const sp_fast_kernels *kernels;
     double least_hybrid; /* what the exact kernel must cost for a hybrid to be planned */
@@ -42,11 +43,12 @@ typedef struct sp_fast_call {
 
 /* Multiply-adds that fit what was timed (bench/attention): a pair of the exact kernel, besides its products, costs an exp; moments
  * cost more than their products, too, and so does each monomial that has children, in either direction: with few dimensions, and so
- * few children each, as much as the products. A plan must save a tenth of the exact kernel's cost. */
+ * few children each, as much as a third of the products. A plan must save a tenth of the exact kernel's cost. */
 #define SP_EXP_COST 11.0
-#define SP_KEY_COST 1.35
+#define SP_KEY_COST 1.3
 #define SP_QUERY_COST 1.0
-#define SP_PARENT_COST 8.5
+#define SP_PARENT_COST 5.0
+#define SP_BLOCK_COST 7.5   /* of a number of the moments, a lane, at each block's end */
 #define SP_LEAST_HYBRID 4e7 /* half a millisecond; with less, planning would show */
 #define SP_WORTHWHILE (1 / 1.1)
 #define SP_SMALL_WORTHWHILE 0.75 /* of sums that take less than that, whose costs are less certain */
@@ -65,6 +67,10 @@ static inline double sp_fast_pair_cost(const sp_fast_call *call)
 /* Of a key, or a query, with a polynomial, but for the factors above; infinite where nothing has so many.
  */
 double sp_fast_degree_products(const sp_fast_call *call, size_t degree);
+
+/* Whether a call that may choose takes a degree, fit or not: beyond degree 8 only where what f32 may round at the range's ends,
+ * keys weighing 1 on average as centred keys do at least, is within epsilon. */
+bool sp_fast_may_choose(const sp_fast_call *call, size_t degree);
 
 /* Threads that have enough to do. */
 size_t sp_fast_threads(const sp_fast *fast, double cost);

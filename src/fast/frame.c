@@ -178,7 +178,7 @@ void sp_frame_measure_distances(double *distances, const sp_frame *frame, const 
 
 /* ---- packing ---- */
 
-/* Ones for the keys that there are, zeros behind them and in the columns behind these. */
+/* Ones for the keys that there are, zeros behind them up to whole vectors, and in the columns behind these. */
 static void pack_ones(float *v, const sp_frame *frame, size_t n, const sp_fast_kernels *kernels)
 {
     const size_t lanes = kernels->lanes, columns = frame->columns, last = frame->d_v % columns;
@@ -193,8 +193,6 @@ void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_atte
                         const sp_fast_kernels *kernels)
 {
     const size_t block = kernels->block_keys, lanes = kernels->lanes, stride = sp_key_stride(kernels), columns = frame->columns;
-    if (n < block) memset(x, 0, frame->d * stride * sizeof *x);
-    if (n < block) memset(v, 0, frame->groups * columns * block * sizeof *v);
     frame->kernels->pack(x, lanes, stride, head->k + first * head->ldk, head->ldk, n, frame->d, frame->centre, frame->key_factor);
     for (size_t c = 0; c < frame->d_v; c += columns)
         frame->kernels->pack(v + c * block, columns * lanes, lanes, head->v + first * head->ldv + c, head->ldv, n,

@@ -41,8 +41,8 @@ sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame
 /* distances (n_keys): |k - centre|, rounded up. */
 void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head);
 
-/* Keys first .. first + n as a block of the kernels, n <= block_keys, zeros behind them: x (d, stride), v (block_keys / lanes,
- * columns, lanes) for each group, groups one after the other. */
+/* Keys first .. first + n as a block of the kernels, n <= block_keys, zeros behind them up to whole vectors: x (d, stride), v
+ * (block_keys / lanes, columns, lanes) for each group, groups one after the other. */
 void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
                         const sp_fast_kernels *kernels);
 

@@ -36,14 +36,14 @@ static void count_below(uint32_t *counts, const double *x, size_t n)
 
 typedef struct hybrid_counts {
     uint32_t *queries, *keys;
-    double products[SP_MAX_DEGREE + 1]; /* of a key or query with each degree; infinite where it does not fit the memory */
+    double products[SP_MAX_DEGREE + 1]; /* of a key or query with each degree; infinite where it must not be chosen */
 } hybrid_counts;
 
 static void list_products(hybrid_counts *counts, const sp_fast_call *call)
 {
     const sp_fast *fast = call->fast;
     for (size_t g = fast->first_degree; g <= fast->last_degree; g++) {
-        const bool fits = sp_moments_bytes(call, g, g + 1) <= (double)fast->options.max_bytes;
+        const bool fits = sp_moments_bytes(call, g, g + 1) <= (double)fast->options.max_bytes && sp_fast_may_choose(call, g);
         counts->products[g] = fits ? sp_fast_degree_products(call, g) : (double)INFINITY;
     }
 }

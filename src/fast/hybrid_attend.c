@@ -72,7 +72,7 @@ static sp_status make_states(hybrid_run *run)
     if (run->plan->n_outer && !left_out) return SP_ERR_MEMORY;
     for (size_t j = 0; j < n_keys && left_out; j++) left_out[j] = sp_hybrid_is_outer(run->plan, j);
     const double spare_bytes = (double)call->fast->options.max_bytes - sp_moments_bytes(call, degree, degree + 1);
-    sp_status st = sp_moments_begin(&moments, call, degree, left_out, false, spare_bytes);
+    sp_status st = sp_moments_begin(&moments, call, degree, call->fast->kernels->block_keys, left_out, false, spare_bytes);
     if (st) return st;
     sp_moments_add(&moments, n_keys);
     for (size_t i = 0; i < run->n_tiles; i++) {

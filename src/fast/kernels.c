@@ -78,9 +78,9 @@ INLINE vec sum_rows(const vec *rows)
 /* One block's way through the tree. Sums over lanes are gathered, since summing sixteen vectors' lanes at once costs a third. */
 typedef struct key_walk {
     const float *x, *v;
-    float *levels; /* (degree - 1, d, STRIDE): the monomials of levels 1 .. degree - 1 that the walk stands on */
-    size_t d, degree;
-    double *moments; /* of the first pending vector */
+    float *levels;       /* (degree - 1, d, STRIDE): the monomials of levels 1 .. degree - 1 that the walk stands on */
+    size_t n, d, degree; /* keys, their coordinates, the monomials' degree */
+    double *moments;     /* of the first pending vector */
     size_t n_pending;
     vec pending[PENDING];
 } key_walk;
@@ -104,7 +104,7 @@ INLINE void add_children(key_walk *walk, size_t columns, size_t n, bool keep, co
     vec sum[MAX_CHILDREN][MAX_COLUMNS];
     UNROLL for (size_t l = 0; l < n; l++) UNROLL for (size_t c = 0; c < columns; c++) sum[l][c] = (vec){0};
     const float *v = walk->v;
-    for (size_t i = 0; i < BLOCK; i += LANES, v += columns * LANES) {
+    for (size_t i = 0; i < walk->n; i += LANES, v += columns * LANES) {
         vec p = load(parent + i), y[MAX_CHILDREN];
         UNROLL for (size_t l = 0; l < n; l++)
         {
@@ -370,11 +370,13 @@ INLINE void add_weighted(float *out, const float *weights, const float *v, size_
 #endif
 FOR_EACH_NUMBER(DEFINE_WALKS)
 
-static void add_keys(double *moments, const float *x, const float *v, size_t d, size_t degree, size_t columns, float *scratch)
+static void add_keys(double *moments, const float *x, const float *v, size_t n, size_t d, size_t degree, size_t columns,
+                     float *scratch)
 {
-    key_walk walk = {.x = x, .v = v, .levels = scratch + STRIDE, .d = d, .degree = degree, .moments = moments, .n_pending = 0};
+    key_walk walk = {
+        .x = x, .v = v, .levels = scratch + STRIDE, .n = n, .d = d, .degree = degree, .moments = moments, .n_pending = 0};
     float *ones = scratch;
-    for (size_t i = 0; i < BLOCK; i++) ones[i] = 1;
+    for (size_t i = 0; i < n; i++) ones[i] = 1;
 #define CASE(n)                                                                                                                    \
     case n:                                                                                                                        \
         add_keys_##n(&walk, ones);                                                                                                 \
@@ -488,8 +490,10 @@ static void weigh_online(float *weights, float *max, float *out, size_t rows, co
 static void exact(float *out, float *max, const float *q, const float *k, const float *v, size_t n, size_t d, size_t groups,
                   size_t columns, ptrdiff_t diagonal, float *weights)
 {
-    for (size_t first = 0; first < n; first += SP_EXACT_BLOCK) {
-        size_t some = n - first < SP_EXACT_BLOCK ? n - first : SP_EXACT_BLOCK;
+    for (size_t first = 0, some; first < n; first += some) {
+        some = n - first < SP_EXACT_BLOCK ? n - first : SP_EXACT_BLOCK;
+        const ptrdiff_t seen = diagonal < (ptrdiff_t)n ? diagonal + 1 - (ptrdiff_t)first : (ptrdiff_t)some; /* by every lane */
+        if (seen >= SP_EXACT_KEYS && (size_t)seen < some) some = (size_t)seen / SP_EXACT_KEYS * SP_EXACT_KEYS;
         bool is_diagonal = (ptrdiff_t)(first + some) - 1 > diagonal;
         const float *keys = k + first * d;
         if (max)

@@ -24,14 +24,15 @@ enum { SP_TERMS_IN_F32 = 32, SP_KEY_PAD = 16, SP_EXACT_KEYS = 4 };
 typedef struct sp_fast_kernels {
     const char *name;
     size_t lanes;
-    size_t block_keys;   /* SP_TERMS_IN_F32 * lanes */
+    size_t block_keys;   /* SP_TERMS_IN_F32 * lanes, the most that add_keys takes */
     size_t tile_queries; /* 2 * lanes */
     size_t max_columns;
     const sp_row_kernels *rows;
 
-    /* moments += those of a block of keys. moments: (monomials * columns) rounded up to whole vectors. scratch:
+    /* moments += those of a block of n keys, whole vectors. moments: (monomials * columns) rounded up to whole vectors. scratch:
      * sp_fast_scratch_floats. */
-    void (*add_keys)(double *moments, const float *x, const float *v, size_t d, size_t degree, size_t columns, float *scratch);
+    void (*add_keys)(double *moments, const float *x, const float *v, size_t n, size_t d, size_t degree, size_t columns,
+                     float *scratch);
 
     /* out += sum over monomials of the query's monomial times state (monomials, columns), by a nested Horner scheme: each term
      * passes through at most (its degree + 1) d additions. */

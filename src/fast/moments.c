@@ -58,7 +58,7 @@ static sp_status allocate_blocks(sp_moments *m)
 /* A window that fits, and no more threads than it has blocks. */
 static void choose_window(sp_moments *m, bool each, double spare_bytes)
 {
-    const size_t block = m->call->fast->kernels->block_keys, n_blocks = (m->call->head.n_keys + block - 1) / block;
+    const size_t n_blocks = (m->call->head.n_keys + m->block - 1) / m->block;
     const double block_bytes = (double)(m->call->frame.groups * m->size) * (sizeof(double) + (each ? sizeof(float) : 0));
     m->window = sp_smaller(BLOCKS_A_THREAD * m->call->n_threads, n_blocks);
     if ((double)m->window * block_bytes > spare_bytes) m->window = spare_bytes > 0 ? (size_t)(spare_bytes / block_bytes) : 1;
@@ -77,12 +77,13 @@ static void list_factors(sp_moments *m)
     }
 }
 
-sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, const uint8_t *left_out, bool each,
-                           double spare_bytes)
+sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, size_t block, const uint8_t *left_out,
+                           bool each, double spare_bytes)
 {
     sp_arena *arena = call->fast->arena;
     const size_t n_features = sp_monomials_count(call->head.d, degree), size = group_size(call, n_features);
-    *out = (sp_moments){.call = call, .degree = degree, .n_features = n_features, .size = size, .left_out = left_out};
+    *out =
+        (sp_moments){.call = call, .degree = degree, .n_features = n_features, .size = size, .block = block, .left_out = left_out};
     choose_window(out, each, spare_bytes);
     out->levels = sp_arena_alloc(arena, n_features, sizeof *out->levels);
     out->multinomials = sp_arena_alloc(arena, n_features, sizeof *out->multinomials);
@@ -113,17 +114,18 @@ static void add_block(double *sums, const sp_moments *m, sp_key_block *packed, s
 {
     const sp_frame *frame = &m->call->frame;
     const sp_fast_kernels *kernels = m->call->fast->kernels;
+    const size_t whole = (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
     sp_frame_pack_keys(packed->x, packed->v, frame, &m->call->head, first, n, kernels);
     if (m->left_out) leave_out(packed->v, m, first, n);
     for (size_t g = 0; g < frame->groups; g++)
-        kernels->add_keys(sums + g * m->size, packed->x, packed->v + g * frame->columns * kernels->block_keys, frame->d, m->degree,
-                          frame->columns, packed->scratch);
+        kernels->add_keys(sums + g * m->size, packed->x, packed->v + g * frame->columns * kernels->block_keys, whole, frame->d,
+                          m->degree, frame->columns, packed->scratch);
 }
 
 /* The moments of a window's blocks, apart. */
 static void make_blocks(sp_moments *m, size_t n_blocks, size_t end)
 {
-    const size_t block = m->call->fast->kernels->block_keys, n_moments = m->call->frame.groups * m->size;
+    const size_t block = m->block, n_moments = m->call->frame.groups * m->size;
 #pragma omp parallel for schedule(dynamic, 1) num_threads((int)m->n_threads)
     for (size_t b = 0; b < n_blocks; b++) {
         const size_t first = m->n_keys + b * block;
@@ -156,7 +158,7 @@ static void add_blocks_up(float *states, sp_moments *m, size_t n_blocks)
 
 void sp_moments_add(sp_moments *m, size_t end)
 {
-    const size_t block = m->call->fast->kernels->block_keys;
+    const size_t block = m->block;
     while (m->n_keys < end) {
         const size_t n_blocks = sp_smaller(m->window, (end - m->n_keys + block - 1) / block);
         const size_t next = sp_smaller(m->n_keys + n_blocks * block, end);
@@ -172,7 +174,7 @@ void sp_moments_add(sp_moments *m, size_t end)
 
 void sp_moments_add_each(float *states, sp_moments *m, size_t n_blocks)
 {
-    const size_t end = m->n_keys + n_blocks * m->call->fast->kernels->block_keys;
+    const size_t end = m->n_keys + n_blocks * m->block;
     if (m->blocks) {
         make_blocks(m, n_blocks, end);
         add_blocks_up(states, m, n_blocks);
