@@ -20,8 +20,11 @@
  * decoding: three queries that share a head of 64 and read n keys of low rank, as moments and, as the engine does, one by one (d is
  * the keys' rank)
  *
+ *     bench_fast_attention heads       layers of heads, few and many, small and large: in one call, and a call for each
+ *
  * SOFTPROMPT_KERNELS picks the rung. */
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -354,6 +357,86 @@ static void measure_hybrids(void)
             for (size_t m = 512; m <= 4096; m *= 2) measure_hybrid(d, d, deviations[s], m);
 }
 
+/* ---- many heads ---- */
+
+enum { MAX_HEADS = 64, MAX_THREADS = 64 };
+
+typedef struct layer {
+    size_t n;
+    workload first; /* whose handle all use */
+    sp_attention_head heads[MAX_HEADS];
+    float *out[MAX_HEADS];
+} layer;
+
+/* Processor time of each thread so far. The runtime keeps its threads, so the same ones answer as worked. */
+static void thread_seconds(double *out)
+{
+#pragma omp parallel num_threads(n_threads)
+    {
+        struct timespec t;
+        clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+        out[omp_get_thread_num()] = (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+    }
+}
+
+/* What a layer took: processor time of all threads; that of the busiest in each call, which is what passes where every thread has a
+ * processor to itself, but for waits within a call; and what passed. */
+typedef struct layer_time {
+    double cpu, busiest, clock;
+} layer_time;
+
+static layer_time time_layer(layer *l, bool in_one_call)
+{
+    double before[MAX_THREADS], after[MAX_THREADS];
+    layer_time sum = {0};
+    for (size_t h = 0; h < (in_one_call ? 1 : l->n); h++) {
+        double busiest = 0;
+        thread_seconds(before);
+        const double clock = sp_seconds();
+        if (in_one_call)
+            must(sp_fast_attention_heads(l->out, NULL, l->first.fast, l->heads, l->n));
+        else
+            must(sp_fast_attention(l->out[h], NULL, l->first.fast, &l->heads[h]));
+        sum.clock += sp_seconds() - clock;
+        thread_seconds(after);
+        for (int t = 0; t < n_threads; t++) busiest = fmax(busiest, after[t] - before[t]), sum.cpu += after[t] - before[t];
+        sum.busiest += busiest;
+    }
+    return sum;
+}
+
+/* ratio: of a call for each head over one call, in turn, by the busiest threads. */
+static void measure_heads(size_t n_heads, size_t d, double deviation, size_t n)
+{
+    enum { PASSES = 15, N_TIMES = 3 };
+    layer l = {.n = n_heads};
+    double each[N_TIMES][PASSES], one[N_TIMES][PASSES], ratios[N_TIMES][PASSES];
+    draw_normal(&l.first, d, d, deviation, n);
+    for (size_t h = 0; h < n_heads; h++) l.heads[h] = l.first.head, l.out[h] = floats(n * d);
+    time_layer(&l, true), time_layer(&l, false);
+    for (size_t p = 0; p < PASSES; p++) {
+        const layer_time a = time_layer(&l, false), b = time_layer(&l, true);
+        const double as[] = {a.busiest, a.cpu, a.clock}, bs[] = {b.busiest, b.cpu, b.clock};
+        for (int c = 0; c < N_TIMES; c++) each[c][p] = as[c], one[c][p] = bs[c], ratios[c][p] = as[c] / bs[c];
+    }
+    printf("{\"heads\": %zu, \"d\": %zu, \"d_v\": %zu, \"deviation\": %g, \"n\": %zu, \"threads\": %d, ", n_heads, d, d, deviation,
+           n, n_threads);
+    static const char *const names[] = {"busiest", "cpu", "clock"};
+    for (int c = 0; c < N_TIMES; c++)
+        printf("\"ratio_%s\": %.3g, \"%s_seconds_each\": %.5g, \"%s_seconds_one_call\": %.5g, ", names[c],
+               median(ratios[c], PASSES), names[c], median(each[c], PASSES), names[c], median(one[c], PASSES));
+    printf("\"kernels\": \"%s\"}\n", sp_kernels_select()->name);
+    fflush(stdout);
+    for (size_t h = 0; h < n_heads; h++) free(l.out[h]);
+    give_back(&l.first);
+}
+
+static void measure_layers(void)
+{
+    measure_heads(32, 8, .1, 1 << 9), measure_heads(32, 8, .1, 1 << 11), measure_heads(9, 64, .5, 1 << 9);
+    measure_heads(9, 8, .1, 1 << 13), measure_heads(3, 8, .1, 1 << 15), measure_heads(1, 8, .1, 1 << 15);
+}
+
 /* Slope of a line through log time over log n, n doubling. */
 static void measure_exponent(void)
 {
@@ -493,6 +576,7 @@ int main(int argc, char **argv)
 {
     if (argc > 2 && strcmp(argv[1], "--threads") == 0) {
         n_threads = atoi(argv[2]);
+        if (n_threads < 1 || n_threads > MAX_THREADS) return 2;
         argc -= 2, argv += 2;
     }
     const char *what = argc > 1 ? argv[1] : "";
@@ -511,6 +595,8 @@ int main(int argc, char **argv)
         measure_rounding(&shape, false), measure_rounding(&shape, true);
     } else if (strcmp(what, "rounding") == 0) {
         measure_roundings();
+    } else if (strcmp(what, "heads") == 0) {
+        measure_layers();
     } else if (strcmp(what, "state") == 0) {
         measure_states();
     } else if (argc >= 5) {

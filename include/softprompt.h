@@ -756,7 +756,7 @@ typedef struct sp_fast_options {
 SP_API sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options);
 SP_API void sp_fast_free(sp_fast *fast);
 
-typedef struct sp_attention_head { /* one head's arrays; of many heads, one call each, the strides stepping over the others */
+typedef struct sp_attention_head { /* one head's arrays; of many heads, one each, the strides stepping over the others */
     const float *q, *k, *v;        /* (n_queries, d), (n_keys, d), (n_keys, d_v) */
     size_t n_queries, n_keys, d, d_v;
     size_t ldq, ldk, ldv, ldo; /* floats from row to row; 0: rows are dense. ldo: of the output */
@@ -790,7 +790,17 @@ typedef struct sp_certificate {
  * MEMORY: more than max_bytes would be needed; the message says how much, or which degree would do. */
 SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head);
 
-/* The same by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */
+/* Many heads: out[h] and certificates[h] (or certificates NULL) as sp_fast_attention gives them of heads[h] alone, to the bit,
+ * however many threads there are. Heads side by side where they are many or small, each on one thread; one after the other, each on
+ * all threads, where they are few and large, or where max_bytes has no room for as many as there are threads. Heads may share
+ * arrays, but for outputs: of grouped queries several name the same keys.
+ * A head that fails takes nothing from the others: all of these are computed, the status and the message ("head 3: key 11: ...")
+ * are those of the first that failed, and of each that failed the certificate is all zeros (n_keys, too) and the output undefined.
+ */
+SP_API sp_status sp_fast_attention_heads(float *const *out, sp_certificate *certificates, sp_fast *fast,
+                                         const sp_attention_head *heads, size_t n_heads);
+
+/* One head by the exact kernel alone, which the polynomial is measured against: a fused softmax over blocks of keys. */
 SP_API sp_status sp_exact_attention(float *out, sp_fast *fast, const sp_attention_head *head);
 
 /* Keys and values that are kept as moments: a state is made once, appended to, saved; its size, and what a query costs, do not

@@ -570,11 +570,30 @@ static sp_status attend(const char *unused)
     return st;
 }
 
+/* Heads side by side on two threads. */
+static sp_status attend_to_heads(const char *unused)
+{
+    enum { N_HEADS = 3, N = 700, D = 4 };
+    static float rows[N * D], outputs[N_HEADS][N * D];
+    float *const out[] = {outputs[0], outputs[1], outputs[2]};
+    sp_attention_head heads[N_HEADS];
+    sp_fast *fast;
+    (void)unused;
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) rows[i] = (float)(i % 101) / 101;
+    for (size_t h = 0; h < N_HEADS; h++)
+        heads[h] = (sp_attention_head){.q = rows, .k = rows, .v = rows, .n_queries = N, .n_keys = N, .d = D, .d_v = D};
+    sp_status st = sp_fast_create(&fast, &(sp_fast_options){.n_threads = 2});
+    if (!st) st = sp_fast_attention_heads(out, NULL, fast, heads, N_HEADS);
+    sp_fast_free(fast);
+    return st;
+}
+
 static void fast_attention(void **state)
 {
-    enum { LARGE_BLOCKS = 3 };
+    enum { LARGE_BLOCKS = 3, OF_HEADS = 2 };
     (void)state;
     fail_each_but(LARGE_BLOCKS, attend, "attention", 4);
+    fail_each_but(OF_HEADS, attend_to_heads, "heads", 5);
 }
 
 /* An append that failed appended nothing, and the next one gives the logits of a session that never failed. The append comes behind

@@ -94,6 +94,8 @@ void sp_fast_free(sp_fast *fast)
 {
     if (!fast) return;
     sp_arena_free(fast->arena);
+    for (size_t i = 0; i < fast->n_arenas; i++) sp_arena_free(fast->arenas[i]);
+    free(fast->arenas);
     free(fast);
 }
 

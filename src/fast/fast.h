@@ -23,6 +23,8 @@ struct sp_fast {
     double least_hybrid; /* what the exact kernel must cost for a hybrid to be planned */
     double least_share;  /* what a thread must have to do to be woken */
     sp_arena *arena;
+    sp_arena **arenas; /* (n_arenas) of threads that have heads of their own (heads.c) */
+    size_t n_arenas;
 };
 
 /* Tests, whose sums are small, ask for less of both, in the units below. */

@@ -21,7 +21,7 @@ class Options(c.Structure):
 
 class Head(c.Structure):
     _fields_ = [(x, c.c_void_p) for x in "qkv"] + [(x, c.c_size_t) for x in ("n_queries", "n_keys", "d", "d_v", "ldq", "ldk", "ldv",
-                                                                              "ldo")] + [("scale", c.c_float)]
+                                                                              "ldo")] + [("scale", c.c_float), ("causal", c.c_bool)]
 
 
 class Certificate(c.Structure):
@@ -41,15 +41,15 @@ lib.sp_fast_free.argtypes, lib.sp_fast_free.restype = [c.c_void_p], None
 
 
 def attend(q, k, v, scale, **options):
-    """(n, heads, d) arrays; returns the output and each head's certificate."""
-    fast, out, certificates = c.c_void_p(), np.empty(q.shape[:2] + v.shape[2:], np.float32), []
+    """(n, heads, d) arrays, all heads in one call; returns the output and each head's certificate."""
+    n_heads = q.shape[1]
+    fast, out, certificates = c.c_void_p(), np.empty(q.shape[:2] + v.shape[2:], np.float32), (Certificate * n_heads)()
     sp.check(lib.sp_fast_create(c.byref(fast), c.byref(Options(**options))))
-    for h in range(q.shape[1]):
-        head = Head(*(x[:, h].ctypes.data for x in (q, k, v)), len(q), len(k), q.shape[2], v.shape[2],
-                    *(x.shape[1] * x.shape[2] for x in (q, k, v, out)), scale)
-        certificate = Certificate()
-        sp.check(lib.sp_fast_attention(c.c_void_p(out[:, h].ctypes.data), c.byref(certificate), fast, c.byref(head)))
-        certificates.append(certificate)
+    strides = [x.shape[1] * x.shape[2] for x in (q, k, v, out)]
+    heads = (Head * n_heads)(*(Head(*(x[:, h].ctypes.data for x in (q, k, v)), len(q), len(k), q.shape[2], v.shape[2], *strides, scale)
+                               for h in range(n_heads)))
+    outputs = (c.c_void_p * n_heads)(*(out[:, h].ctypes.data for h in range(n_heads)))
+    sp.check(lib.sp_fast_attention_heads(outputs, certificates, fast, heads, c.c_size_t(n_heads)))
     lib.sp_fast_free(fast)
     return out, certificates
 
