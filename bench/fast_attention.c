@@ -20,6 +20,9 @@
  * decoding: three queries that share a head of 64 and read n keys of low rank, as moments and, as the engine does, one by one (d is
  * the keys' rank)
  *
+ *     bench_fast_attention balanced [d d_v rank deviation spread log2(n) [causal]]
+ *                                      keys of low rank and opposed spectra; rho_before: the range as it came; without a shape the
+ *                                      table's rows, and a sweep of small sums, which must not lose
  *     bench_fast_attention heads       layers of heads, few and many, small and large: in one call, and a call for each
  *
  * SOFTPROMPT_KERNELS picks the rung. */
@@ -437,6 +440,76 @@ static void measure_layers(void)
     measure_heads(9, 8, .1, 1 << 13), measure_heads(3, 8, .1, 1 << 15), measure_heads(1, 8, .1, 1 << 15);
 }
 
+/* ---- balanced: keys and queries of opposed spectra, keys of low rank ---- */
+
+/* rows (n, d) <- rows, coordinate i times spread^(t - 1/2) of t from 0 to 1, or its inverse, then turned by reflections, which are
+ * the same for all rows of one d. */
+static void stretch(float *x, size_t n, size_t d, double spread)
+{
+    enum { REFLECTIONS = 3, MAX_D = 64 };
+    double mirrors[REFLECTIONS][MAX_D], y[MAX_D];
+    sp_rng rng = sp_rng_seed(8, d);
+    for (size_t m = 0; m < REFLECTIONS; m++) {
+        double squares = 0;
+        for (size_t i = 0; i < d; i++) mirrors[m][i] = sp_rng_normal(&rng), squares += mirrors[m][i] * mirrors[m][i];
+        for (size_t i = 0; i < d; i++) mirrors[m][i] /= sqrt(squares);
+    }
+    for (size_t j = 0; j < n; j++) {
+        for (size_t i = 0; i < d; i++) y[i] = (double)x[j * d + i] * pow(spread, (double)i / (double)(d - 1) - .5);
+        for (size_t m = 0; m < REFLECTIONS; m++) {
+            double along = 0;
+            for (size_t i = 0; i < d; i++) along += mirrors[m][i] * y[i];
+            for (size_t i = 0; i < d; i++) y[i] -= 2 * along * mirrors[m][i];
+        }
+        for (size_t i = 0; i < d; i++) x[j * d + i] = (float)y[i];
+    }
+}
+
+/* Scores of a deviation in `rank` of d coordinates; spread: between the largest and the smallest deviation of a coordinate of the
+ * keys, and of the queries the other way round. */
+static void measure_balanced(size_t d, size_t d_v, size_t rank, double deviation, double spread, size_t n, bool causal)
+{
+    workload data;
+    sp_certificate certificate;
+    passes p;
+    draw_normal(&data, d, d_v, deviation * sqrt((double)d / (double)rank), n);
+    data.head.causal = causal;
+    for (size_t j = 0; j < n; j++)
+        for (size_t i = rank; i < d; i++) data.k[j * d + i] = 0;
+    stretch(data.k, n, d, spread), stretch(data.q, n, d, 1 / spread);
+    for (size_t i = 0; i < n * d; i++) data.k[i] += 1; /* what all keys have in common is seen by no score */
+    time_exact(&data), time_fast(&data, &certificate);
+    run_passes(&p, &certificate, &data, n <= 4096 ? 9 : n <= 8192 ? 5 : 1, n <= 1024 ? 5 : 1);
+    printf("{\"d\": %zu, \"d_v\": %zu, \"degree\": %zu, \"n\": %zu, \"causal\": %s, \"hybrid\": true, \"deviation\": %g, "
+           "\"key_rank\": %zu, \"spread\": %g, \"rank\": %zu, \"rho\": %.4f, \"rho_before\": %.4f, ",
+           d, d_v, certificate.degree, n, causal ? "true" : "false", deviation, rank, spread, certificate.rank, certificate.range,
+           certificate.max_range);
+    print_times(&p);
+    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
+           largest_difference(&data, &attention), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
+           certificate.n_exact_keys, sp_kernels_select()->name);
+    fflush(stdout);
+    give_back(&data);
+}
+
+static void measure_all_balanced(void)
+{
+    static const double spreads[] = {1, 3, 30}, deviations[] = {.1, .5};
+    for (size_t log2_n = 12; log2_n <= 15; log2_n += 3) {
+        const size_t n = (size_t)1 << log2_n;
+        measure_balanced(8, 8, 8, .1, 30, n, false), measure_balanced(8, 8, 8, .25, 30, n, false);
+        measure_balanced(16, 16, 16, .03, 100, n, false);
+        measure_balanced(64, 64, 4, .25, 1, n, false), measure_balanced(64, 64, 8, .1, 1, n, false);
+        measure_balanced(64, 64, 4, .25, 30, n, false), measure_balanced(64, 64, 4, .1, 30, n, true);
+    }
+    for (size_t d = 4; d <= 64; d *= 2) /* what must not lose */
+        for (size_t s = 0; s < sizeof spreads / sizeof *spreads; s++)
+            for (size_t e = 0; e < sizeof deviations / sizeof *deviations; e++)
+                for (size_t n = 512; n <= 4096; n *= 2)
+                    for (size_t rank = d; rank >= d / 2; rank -= d / 2)
+                        measure_balanced(d, d, rank, deviations[e], spreads[s], n, false);
+}
+
 /* Slope of a line through log time over log n, n doubling. */
 static void measure_exponent(void)
 {
@@ -595,6 +668,11 @@ int main(int argc, char **argv)
         measure_rounding(&shape, false), measure_rounding(&shape, true);
     } else if (strcmp(what, "rounding") == 0) {
         measure_roundings();
+    } else if (strcmp(what, "balanced") == 0 && argc >= 8) {
+        measure_balanced(strtoul(argv[2], NULL, 10), strtoul(argv[3], NULL, 10), strtoul(argv[4], NULL, 10), strtod(argv[5], NULL),
+                         strtod(argv[6], NULL), (size_t)1 << strtoul(argv[7], NULL, 10), argc > 8);
+    } else if (strcmp(what, "balanced") == 0) {
+        measure_all_balanced();
     } else if (strcmp(what, "heads") == 0) {
         measure_layers();
     } else if (strcmp(what, "state") == 0) {

@@ -770,24 +770,28 @@ typedef struct sp_certificate {
     size_t n_queries, n_keys;
     size_t n_exact;          /* queries whose scores might leave the range */
     size_t degree;           /* of the polynomial; 0: all queries are exact */
-    size_t n_features;       /* C(d + degree, degree) */
+    size_t n_features;       /* C(d + degree, degree); of balanced ones rank in the place of d */
     double range;            /* |scores|, keys centred, of the other queries are at most this (Cauchy-Schwarz) */
-    double max_range;        /* of all queries */
+    double max_range;        /* of all queries, before anything was balanced */
     double epsilon;          /* certified relative error of the weights */
-    double polynomial_bound; /* (largest range of a value coordinate) * tanh(artanh(epsilon) / 2) */
+    double polynomial_bound; /* (largest range of a value coordinate) * tanh(artanh(epsilon + remainder) / 2) */
     double rounding_bound;   /* of f32's rounding, the worst case */
     size_t n_beyond;         /* of a state: queries that were shortened to its range; else 0 */
     double weights_bound;    /* of a state: how far its weights are off at most, in total variation; polynomial_bound holds it */
     size_t n_exact_keys; /* of the hybrid: the farthest keys, exact for every query, which `range` leaves out; else 0. Its tiles of
                             queries have degrees of their own: degree, range and bounds are then the largest of them */
+    size_t rank; /* queries and keys were balanced, and scores depend on so many coordinates, at most d; 0: taken as they are */
+    double remainder; /* of balanced ones: what scores may be off by, for what keys have beyond these; polynomial_bound holds it */
 } sp_certificate;
 
 /* out (n_queries, d_v) written. `certificate` may be NULL. A call shares blocks of keys and tiles of queries among its threads;
  * neither output nor certificate depends on how many these are. A handle serves one call at a time; a call from within a parallel
  * region runs on that thread.
  * Causal: blocks of keys that all of a tile's queries see go through the polynomial, the last ones, at most a block, are exact.
- * ARGUMENT: no keys, a dimension of 0, causal with more queries than keys, numbers that are not finite, scores beyond f32: by name.
- * MEMORY: more than max_bytes would be needed; the message says how much, or which degree would do. */
+ * Where neither a degree nor a range was asked for and it pays, queries and keys are balanced (q -> B q, k - c -> C (k - c)), which
+ * shrinks the range of opposed spectra, and keys that lie in a plane are taken in its coordinates; n_exact queries are exact as
+ * they came. ARGUMENT: no keys, a dimension of 0, causal with more queries than keys, numbers that are not finite, scores beyond
+ * f32: by name. MEMORY: more than max_bytes would be needed; the message says how much, or which degree would do. */
 SP_API sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fast, const sp_attention_head *head);
 
 /* Many heads: out[h] and certificates[h] (or certificates NULL) as sp_fast_attention gives them of heads[h] alone, to the bit,

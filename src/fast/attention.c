@@ -2,7 +2,8 @@
  *
  * Keys pass once, in blocks, into moments; then tiles of queries read these. Queries whose scores might leave the polynomial's
  * range, by Cauchy-Schwarz, are gathered into tiles of their own and attend exactly. The degree is the one that costs least,
- * counting those. Where parts of the sum want different degrees, hybrid.c plans.
+ * counting those. Where parts of the sum want different degrees, hybrid.c plans; where other coordinates make scores smaller or
+ * fewer numbers of them, the call is planned there, too (balance.h).
  *
  * Invariant: a query that the polynomial answers has |score| * (1 + 8 u) <= range, u = 2^-24: the scores of the rounded inputs lie
  * on the range, too. */
@@ -11,6 +12,7 @@
 
 #include "base/sizes.h"
 #include "base/status.h"
+#include "fast/balance.h"
 #include "fast/fast.h"
 #include "fast/hybrid.h"
 #include "fast/moments.h"
@@ -62,7 +64,7 @@ static double seen_keys(const sp_fast_call *call)
 
 static double cost_exact(const sp_fast_call *call, size_t n_queries)
 {
-    return (double)n_queries * seen_keys(call) * sp_fast_pair_cost(call);
+    return (double)n_queries * seen_keys(call) * sp_fast_pair_cost(sp_fast_given(call));
 }
 
 /* What is exact at a causal query's end, half a block on average, and a block's end, a share of it for each of its keys. */
@@ -132,7 +134,8 @@ typedef struct single_run {
     size_t *queries;                /* (n_queries), as tiles take them */
     sp_tile *tiles;
     size_t n_tiles;
-    sp_rows rows; /* all keys, where some query wants them */
+    sp_rows rows, given; /* all keys, where some query wants them: beside a polynomial, and as they were given */
+    sp_turned turned;
     sp_served served;
 } single_run;
 
@@ -169,7 +172,9 @@ static void note_tile(single_run *run, const sp_tile *tile, size_t n_passed)
 {
     /* What the polynomial's terms round to is in proportion to the keys that passed. */
     const double mean_weight = n_passed ? tile->least / (double)n_passed : (double)INFINITY;
-    if (tile->degree != SP_NO_DEGREE) sp_served_add(&run->served, tile->n, tile->bound, mean_weight);
+    if (tile->degree == SP_NO_DEGREE) return;
+    sp_served_add(&run->served, tile->n, tile->bound, mean_weight);
+    sp_turned_add(&run->turned, run->call, tile->queries, tile->n);
 }
 
 static double spare_bytes(const single_run *run)
@@ -188,7 +193,7 @@ static sp_status attend_to_all(float *out, single_run *run)
         run->queries[is_served(run, i) ? served++ : exact++] = i;
     append_tiles(run, 0, n_queries - n_served, SP_NO_DEGREE);
     append_tiles(run, n_queries - n_served, n_served, run->degree);
-    sp_status st = n_served < n_queries ? sp_rows_pack(&run->rows, call, &call->head) : SP_OK;
+    sp_status st = n_served < n_queries ? sp_rows_pack(&run->given, sp_fast_given(call), &sp_fast_given(call)->head) : SP_OK;
     if (!st && n_served > 0) {
         sp_moments moments;
         if ((st = sp_moments_begin(&moments, call, run->degree, run->block, NULL, false, spare_bytes(run)))) return st;
@@ -200,7 +205,7 @@ static sp_status attend_to_all(float *out, single_run *run)
     for (size_t i = 0; i < run->n_tiles; i++) {
         sp_tile *tile = &run->tiles[i];
         if (tile->degree == SP_NO_DEGREE)
-            tile->rows = &run->rows, tile->end = n_keys;
+            tile->rows = &run->given, tile->end = n_keys;
         else
             tile->state = state;
     }
@@ -231,8 +236,8 @@ static void list_causal_tiles(single_run *run)
         const size_t n_seen = head->n_keys - head->n_queries + tile->queries[0] + 1;
         for (size_t u = 0; u < tile->n; u++)
             if (!is_served(run, tile->queries[u])) tile->degree = SP_NO_DEGREE;
-        tile->rows = &run->rows;
         tile->first = tile->degree == SP_NO_DEGREE ? 0 : passed_keys(run, t);
+        tile->rows = tile->first > 0 ? &run->rows : &run->given;
         tile->end = n_seen + tile->n - 1;
         tile->last = (ptrdiff_t)n_seen - 1;
     }
@@ -265,7 +270,9 @@ static sp_status attend_causally(float *out, single_run *run)
     bool any_served = false;
     list_causal_tiles(run);
     for (size_t t = 0; t < run->n_tiles; t++) any_served = any_served || run->tiles[t].degree != SP_NO_DEGREE;
-    sp_status st = sp_rows_pack(&run->rows, call, &call->head);
+    sp_status st = sp_rows_pack(&run->given, sp_fast_given(call), &sp_fast_given(call)->head);
+    run->rows = run->given;
+    if (!st && call->given) st = sp_rows_pack(&run->rows, call, &call->head);
     if (st) return st;
     if (any_served) {
         sp_moments moments;
@@ -289,6 +296,7 @@ static double bound_rounding(const single_run *run)
     double weights =
         sp_rounding_of_weights(&run->served, &call->fast->polynomials[run->degree], (sp_term_roundings){.per_level = 1, .d = d});
     if (call->head.causal) weights += (double)(run->block + 2 * call->fast->kernels->tile_queries) + (d + 4) * run->served.range;
+    weights += sp_turned_rounding_of_weights(&run->turned, call);
     return sp_rounding_bound(weights, call->frame.value_range, call->frame.value_magnitude);
 }
 
@@ -299,13 +307,15 @@ static void certify(sp_certificate *out, const single_run *run)
     *out = (sp_certificate){.n_queries = n_queries,
                             .n_keys = call->head.n_keys,
                             .n_exact = n_queries - run->served.n_queries,
-                            .max_range = call->largest_bound};
+                            .max_range = sp_fast_given(call)->largest_bound};
     if (run->served.n_queries == 0) return;
     out->degree = run->degree;
     out->n_features = sp_monomials_count(call->head.d, run->degree);
     out->range = run->served.range;
     out->epsilon = call->fast->polynomials[run->degree].eps;
-    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon);
+    out->rank = call->given ? call->head.d : 0;
+    out->remainder = run->turned.off;
+    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon + out->remainder);
     out->rounding_bound = bound_rounding(run);
 }
 
@@ -321,22 +331,53 @@ static sp_status attend_single(float *out, sp_certificate *certificate, sp_fast_
     return st;
 }
 
+typedef struct call_plan {
+    sp_fast_call *call;
+    single_plan single;
+    sp_hybrid hybrid; /* degree 0: the single one */
+    double cost;
+} call_plan;
+
 /* One degree, the exact kernel, or, where no degree was asked for and it costs less, the hybrid. */
-static sp_status attend(float *out, sp_certificate *certificate, sp_fast_call *call)
+static sp_status plan_call(call_plan *plan, sp_fast_call *call)
 {
     const sp_fast *fast = call->fast;
-    single_plan single = {.exact = cost_exact(call, call->head.n_queries)};
-    sp_hybrid hybrid = {.call = call};
-    sp_status st = choose_degree(&single, call);
-    if (!st && !is_degree_given(fast) && !call->head.causal && call->frame.radius > 0 && single.exact >= fast->least_hybrid)
-        st = sp_hybrid_plan(&hybrid, single.cost);
-    if (st) return st;
-    if (hybrid.degree == SP_NO_DEGREE) return attend_single(out, certificate, call, &single);
-    call->n_threads = sp_fast_threads(fast, hybrid.cost);
-    return sp_hybrid_attend(out, certificate, &hybrid);
+    *plan = (call_plan){.call = call, .single.exact = cost_exact(call, call->head.n_queries), .hybrid.call = call};
+    sp_status st = choose_degree(&plan->single, call);
+    if (!st && !is_degree_given(fast) && !call->head.causal && call->frame.radius > 0 && plan->single.exact >= fast->least_hybrid)
+        st = sp_hybrid_plan(&plan->hybrid, plan->single.cost);
+    plan->cost = plan->hybrid.degree ? plan->hybrid.cost : plan->single.degree ? plan->single.cost : plan->single.exact;
+    return st;
 }
 
-static sp_status measure(sp_fast_call *call)
+/* In other coordinates, where a plan there costs less. */
+static sp_status plan_turned(call_plan *plan, sp_fast_call *turned)
+{
+    const sp_fast_call *call = plan->call;
+    call_plan other;
+    sp_balance balance;
+    bool done = false;
+    if (is_degree_given(call->fast) || plan->single.exact < call->fast->least_hybrid) return SP_OK;
+    sp_status st = sp_balance_find(&balance, call, plan->cost);
+    if (!st && balance.rank) st = sp_balance_turn(turned, &done, call, &balance);
+    if (!st && done) st = plan_call(&other, turned);
+    if (!st && done && other.cost < plan->cost) *plan = other;
+    return st;
+}
+
+static sp_status attend(float *out, sp_certificate *certificate, sp_fast_call *call)
+{
+    call_plan plan;
+    sp_fast_call turned;
+    sp_status st = plan_call(&plan, call);
+    if (!st) st = plan_turned(&plan, &turned);
+    if (st) return st;
+    if (plan.hybrid.degree == SP_NO_DEGREE) return attend_single(out, certificate, plan.call, &plan.single);
+    plan.call->n_threads = sp_fast_threads(call->fast, plan.hybrid.cost);
+    return sp_hybrid_attend(out, certificate, &plan.hybrid);
+}
+
+sp_status sp_fast_call_measure(sp_fast_call *call)
 {
     static const double NUMBER_COST = 50; /* of one that is measured: read twice, in f64 */
     const sp_attention_head *h = &call->head;
@@ -353,7 +394,7 @@ sp_status sp_fast_attention(float *out, sp_certificate *certificate, sp_fast *fa
 {
     sp_fast_call call = {.fast = fast, .head = *head};
     sp_status st = complete_head(&call.head);
-    if (!st) st = measure(&call);
+    if (!st) st = sp_fast_call_measure(&call);
     if (!st) st = attend(out, certificate, &call);
     sp_arena_reset(fast->arena, (sp_arena_mark){0});
     return st;
@@ -363,7 +404,7 @@ sp_status sp_exact_attention(float *out, sp_fast *fast, const sp_attention_head 
 {
     sp_fast_call call = {.fast = fast, .head = *head};
     sp_status st = complete_head(&call.head);
-    if (!st) st = measure(&call);
+    if (!st) st = sp_fast_call_measure(&call);
     if (!st) {
         const single_plan exact = {.degree = SP_NO_DEGREE, .exact = cost_exact(&call, call.head.n_queries)};
         st = attend_single(out, NULL, &call, &exact);

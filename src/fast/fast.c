@@ -78,6 +78,7 @@ sp_status sp_fast_create(sp_fast **out, const sp_fast_options *options)
     complete_options(&fast->options);
     fast->least_hybrid = SP_LEAST_HYBRID;
     fast->least_share = LEAST_SHARE;
+    fast->search_weight = 1;
     fast->kernels = sp_fast_kernels_select();
     sp_status st = check_options(&fast->options);
     if (!st && fast->options.range > 0) st = fit_range(fast);
@@ -107,6 +108,11 @@ void sp_fast_set_least_hybrid(sp_fast *fast, double cost)
 void sp_fast_set_least_share(sp_fast *fast, double cost)
 {
     fast->least_share = cost;
+}
+
+void sp_fast_set_search_weight(sp_fast *fast, double weight)
+{
+    fast->search_weight = weight;
 }
 
 double sp_fast_degree_products(const sp_fast_call *call, size_t degree)

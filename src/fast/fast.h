@@ -20,8 +20,9 @@ struct sp_fast {
     bool watches_rounding;            /* nobody named the last degree: see sp_fast_may_choose */
     sp_exp_polynomial polynomials[SP_MAX_DEGREE + 1];
     const sp_fast_kernels *kernels;
-    double least_hybrid; /* what the exact kernel must cost for a hybrid to be planned */
-    double least_share;  /* what a thread must have to do to be woken */
+    double least_hybrid;  /* what the exact kernel must cost for a hybrid to be planned */
+    double least_share;   /* what a thread must have to do to be woken */
+    double search_weight; /* of what finding other coordinates and turning rows costs; 1 */
     sp_arena *arena;
     sp_arena **arenas; /* (n_arenas) of threads that have heads of their own (heads.c) */
     size_t n_arenas;
@@ -31,6 +32,9 @@ struct sp_fast {
 void sp_fast_set_least_hybrid(sp_fast *fast, double cost);
 void sp_fast_set_least_share(sp_fast *fast, double cost);
 
+/* ... and count what balancing costs for less than it does. */
+void sp_fast_set_search_weight(sp_fast *fast, double weight);
+
 /* One call, whose keys, values and queries are measured. */
 typedef struct sp_fast_call {
     sp_fast *fast;
@@ -39,7 +43,27 @@ typedef struct sp_fast_call {
     double *bounds;       /* (n_queries) of |scores| */
     double largest_bound; /* of all queries; 0 where there are none */
     size_t n_threads;
+
+    /* of a call in other coordinates (balance.h): */
+    const struct sp_fast_call *given; /* as it came, or NULL */
+    double turned_off;                /* what a score may be off by: so many times its query's bound in `given`, */
+    double turned_rounding;           /* and so many times u times its bound here */
 } sp_fast_call;
+
+/* The coordinates in which queries are exact in full. */
+static inline const sp_fast_call *sp_fast_given(const sp_fast_call *call)
+{
+    return call->given ? call->given : call;
+}
+
+/* Measures keys, values and queries of a head whose strides and scale are filled in. */
+sp_status sp_fast_call_measure(sp_fast_call *call);
+
+/* What a score may be off by in other coordinates, but for rounding: an eighth of epsilon. */
+static inline double sp_fast_most_off(const sp_fast *fast)
+{
+    return fast->options.epsilon / 8;
+}
 
 /* ---- costs ---- */
 

@@ -141,6 +141,14 @@ sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const s
     return st ? st : measure_values(out, head, arena);
 }
 
+sp_status sp_frame_measure_keys(sp_frame *out, const sp_frame *of, const sp_attention_head *head, sp_arena *arena)
+{
+    *out = *of;
+    out->d = head->d;
+    out->centre = sp_arena_alloc(arena, head->d, sizeof *out->centre);
+    return out->centre ? measure_keys(out, head, arena) : SP_ERR_MEMORY;
+}
+
 sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame *frame, const sp_attention_head *head,
                                  sp_arena *arena)
 {

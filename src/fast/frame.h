@@ -33,6 +33,9 @@ double sp_frame_shrinking_factor(double size);
 sp_status sp_frame_measure(sp_frame *out, const sp_attention_head *head, const sp_fast_kernels *kernels, size_t n_threads,
                            sp_arena *arena);
 
+/* Other keys beside the values of a frame that is measured: `of` but for what is said of keys. ARGUMENT: as above. */
+sp_status sp_frame_measure_keys(sp_frame *out, const sp_frame *of, const sp_attention_head *head, sp_arena *arena);
+
 /* For each query an upper bound of |scale q . (k - centre)| over all keys (Cauchy-Schwarz), and the largest of them. ARGUMENT: a
  * query that is not finite, or scores that f32 does not hold. */
 sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame *frame, const sp_attention_head *head,

@@ -62,6 +62,7 @@ static void plan_cut(sp_hybrid *h, const hybrid_counts *counts, uint32_t outer, 
     const sp_fast_call *call = h->call;
     const sp_fast *fast = call->fast;
     const double n_keys = (double)call->head.n_keys, n_queries = (double)call->head.n_queries, pair = sp_fast_pair_cost(call);
+    const double given_pair = sp_fast_pair_cost(sp_fast_given(call));
     const size_t n_outer = call->head.n_keys - counts->keys[outer];
     double queries = 0, states = 0, n_before = 0;
     for (size_t g = fast->first_degree; g <= fast->last_degree; g++) {
@@ -70,7 +71,7 @@ static void plan_cut(sp_hybrid *h, const hybrid_counts *counts, uint32_t outer, 
         queries += (n_served - n_before) * (products * SP_QUERY_COST + (double)n_outer * pair);
         states += products * STATE_COST;
         n_before = n_served;
-        const double cost = SP_KEY_COST * products * n_keys + queries + states + (n_queries - n_served) * n_keys * pair;
+        const double cost = SP_KEY_COST * products * n_keys + queries + states + (n_queries - n_served) * n_keys * given_pair;
         if (n_served == 0 || cost >= h->cost) continue;
         h->cost = cost;
         h->degree = g, h->outer = outer, h->n_outer = n_outer;

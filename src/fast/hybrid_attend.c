@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/sizes.h"
+#include "fast/balance.h"
 #include "fast/hybrid.h"
 #include "fast/moments.h"
 #include "fast/tiles.h"
@@ -21,6 +22,7 @@ typedef struct hybrid_run {
     float *states[SP_MAX_DEGREE + 1]; /* of the degrees that a tile has */
     sp_rows outer, all;
     sp_served served[SP_MAX_DEGREE + 1];
+    sp_turned turned;
     double outer_range; /* the largest score of an outer key with a query that is not exact in full */
 } hybrid_run;
 
@@ -116,7 +118,8 @@ static sp_status add_rows(hybrid_run *run)
     sp_status st = run->plan->n_outer ? pack_outer(run) : SP_OK;
     for (size_t i = 0; i < run->n_tiles && !st; i++) {
         sp_tile *tile = &run->tiles[i];
-        if (!tile->state && run->all.n == 0) st = sp_rows_pack(&run->all, run->call, &run->call->head);
+        const sp_fast_call *given = sp_fast_given(run->call);
+        if (!tile->state && run->all.n == 0) st = sp_rows_pack(&run->all, given, &given->head);
         tile->rows = tile->state ? &run->outer : &run->all;
         tile->end = tile->rows->n;
     }
@@ -132,6 +135,7 @@ static void note_tiles(hybrid_run *run)
         if (!tile->state) continue;
         sp_served_add(&run->served[tile->degree], tile->n, inner_bound(run, tile->bound),
                       tile->least / (double)run->call->head.n_keys);
+        sp_turned_add(&run->turned, run->call, tile->queries, tile->n);
         if (run->plan->n_outer) run->outer_range = fmax(run->outer_range, tile->bound);
     }
 }
@@ -144,6 +148,7 @@ static double bound_rounding(const hybrid_run *run, size_t degree)
     double weights =
         sp_rounding_of_weights(&run->served[degree], &call->fast->polynomials[degree], (sp_term_roundings){.per_level = 1, .d = d});
     if (run->plan->n_outer) weights += (double)(run->outer.n + 2 * call->fast->kernels->tile_queries) + (d + 5) * run->outer_range;
+    weights += sp_turned_rounding_of_weights(&run->turned, call);
     return sp_rounding_bound(weights, call->frame.value_range, call->frame.value_magnitude);
 }
 
@@ -154,7 +159,7 @@ static void certify(sp_certificate *out, const hybrid_run *run)
     const sp_fast *fast = call->fast;
     const size_t n_queries = call->head.n_queries;
     *out = (sp_certificate){
-        .n_queries = n_queries, .n_keys = call->head.n_keys, .n_exact = n_queries, .max_range = call->largest_bound};
+        .n_queries = n_queries, .n_keys = call->head.n_keys, .n_exact = n_queries, .max_range = sp_fast_given(call)->largest_bound};
     for (size_t g = fast->first_degree; g <= run->plan->degree; g++) {
         const sp_served *served = &run->served[g];
         if (served->n_queries == 0) continue;
@@ -167,7 +172,9 @@ static void certify(sp_certificate *out, const hybrid_run *run)
     if (out->degree == SP_NO_DEGREE) return;
     out->n_features = sp_monomials_count(call->head.d, out->degree);
     out->n_exact_keys = run->plan->n_outer;
-    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon);
+    out->rank = call->given ? call->head.d : 0;
+    out->remainder = run->turned.off;
+    out->polynomial_bound = call->frame.value_range * sp_weights_distance(out->epsilon + out->remainder);
 }
 
 sp_status sp_hybrid_attend(float *out, sp_certificate *certificate, const sp_hybrid *hybrid)

@@ -39,13 +39,13 @@ typedef struct tile_scratch {
 
 static sp_status allocate(tile_scratch **out, size_t n, const sp_fast_call *call)
 {
-    const size_t width = call->fast->kernels->tile_queries;
+    const size_t width = call->fast->kernels->tile_queries, d = sp_larger(call->head.d, sp_fast_given(call)->head.d);
     sp_arena *arena = call->fast->arena;
     *out = sp_arena_alloc(arena, n, sizeof **out);
     if (!*out) return SP_ERR_MEMORY;
     for (size_t t = 0; t < n; t++) {
         tile_scratch *s = &(*out)[t];
-        s->q = sp_arena_alloc(arena, call->head.d * width, sizeof(float));
+        s->q = sp_arena_alloc(arena, d * width, sizeof(float));
         s->sums = sp_arena_alloc(arena, sp_fast_columns(call) * width, sizeof(float));
         s->max = sp_arena_alloc(arena, width, sizeof(float));
         s->weights = sp_arena_alloc(arena, (size_t)SP_EXACT_BLOCK * width, sizeof(float));
@@ -78,7 +78,7 @@ static void add_exactly(tile_scratch *s, const sp_tile *tile, const sp_fast_call
     const sp_fast_kernels *kernels = call->fast->kernels;
     const sp_rows *rows = tile->rows;
     const size_t whole = (tile->end - tile->first + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
-    const bool is_shifted = !tile->state && tile->bound > SP_NO_SHIFT;
+    const bool is_shifted = !tile->state && sp_tile_bound(call, tile->queries, tile->n) > SP_NO_SHIFT;
     for (size_t u = 0; u < kernels->tile_queries; u++) s->max[u] = -INFINITY;
     gather_queries(s->q, tile, call, LOG2_E);
     kernels->exact(s->sums, is_shifted ? s->max : NULL, s->q, rows->k + tile->first * frame->d,
@@ -91,7 +91,7 @@ static void answer(float *out, sp_tile *tile, tile_scratch *s, const sp_fast_cal
     const sp_fast_kernels *kernels = call->fast->kernels;
     memset(s->sums, 0, sp_fast_columns(call) * kernels->tile_queries * sizeof *s->sums);
     if (tile->state) add_polynomial(s, tile, call);
-    if (tile->rows && tile->first < tile->end) add_exactly(s, tile, call);
+    if (tile->rows && tile->first < tile->end) add_exactly(s, tile, tile->state ? call : sp_fast_given(call));
     tile->least = call->frame.kernels->scatter(out, call->head.ldo, tile->queries, tile->n, s->sums, call->head.d_v,
                                                call->frame.value_middle, call->frame.value_factor);
 }

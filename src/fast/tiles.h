@@ -32,7 +32,7 @@ typedef struct sp_tile {
 double sp_tile_bound(const sp_fast_call *call, const size_t *queries, size_t n);
 
 /* Parallel over tiles, which begin in their order: let those that cost most come first. A tile with a polynomial has exact scores
- * of at most SP_NO_SHIFT. */
+ * of at most SP_NO_SHIFT. Rows of a tile without one are packed in the coordinates that the call was given in. */
 sp_status sp_tiles_answer(float *out, sp_tile *tiles, size_t n_tiles, const sp_fast_call *call);
 
 #endif
