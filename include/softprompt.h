@@ -778,8 +778,9 @@ typedef struct sp_certificate {
     double rounding_bound;   /* of f32's rounding, the worst case */
     size_t n_beyond;         /* of a state: queries that were shortened to its range; else 0 */
     double weights_bound;    /* of a state: how far its weights are off at most, in total variation; polynomial_bound holds it */
-    size_t n_exact_keys; /* of the hybrid: the farthest keys, exact for every query, which `range` leaves out; else 0. Its tiles of
-                            queries have degrees of their own: degree, range and bounds are then the largest of them */
+    size_t n_exact_keys; /* of the hybrid: of the farthest keys, which `range` leaves out, so many at most are exact for a query of
+                            the others; else 0. Its tiles of queries have keys and degrees of their own: degree, range and bounds
+                            are then the largest of them */
     size_t rank; /* queries and keys were balanced, and scores depend on so many coordinates, at most d; 0: taken as they are */
     double remainder; /* of balanced ones: what scores may be off by, for what keys have beyond these; polynomial_bound holds it */
 } sp_certificate;

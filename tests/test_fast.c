@@ -479,6 +479,7 @@ static void degrees_are_chosen_by_cost(void **state)
     (void)state;
     enum { N = 6000, D = 4 };
     sp_fast *fast = create((sp_fast_options){0});
+    sp_fast_set_least_hybrid(fast, INFINITY);
     float *q = floats((size_t)N * D, 1, 1), *k = floats((size_t)N * D, 2, 1), *v = floats((size_t)N * D, 3, 1),
           *out = floats((size_t)N * D, 4, 1);
     sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = N, .n_keys = N, .d = D, .d_v = D, .scale = .25f};
@@ -563,6 +564,27 @@ static void far_keys_are_exact_for_all(void **state)
         assert_true(certificate.rounding_bound < 5e-4);
         free(q), free(k), free(v), free(out);
     }
+    sp_fast_free(fast);
+}
+
+/* Normal queries and keys, some of them far: with one cut for all tiles 128 of the queries would be exact. */
+static void tiles_have_cuts_of_their_own(void **state)
+{
+    (void)state;
+    enum { N = 4096, D = 3 };
+    sp_fast *fast = create((sp_fast_options){0});
+    sp_fast_set_least_hybrid(fast, 0);
+    sp_rng rng = sp_rng_seed(4, N);
+    float *q = floats((size_t)N * D, 1, 1), *k = floats((size_t)N * D, 2, 1), *v = floats((size_t)N * D, 3, 1),
+          *out = floats((size_t)N * D, 4, 9);
+    for (size_t i = 0; i < (size_t)N * D; i++) q[i] = (float)sp_rng_normal(&rng), k[i] = (float)sp_rng_normal(&rng);
+    const sp_attention_head head = {.q = q, .k = k, .v = v, .n_queries = N, .n_keys = N, .d = D, .d_v = D};
+    sp_certificate certificate;
+    assert_int_equal(sp_fast_attention(out, &certificate, fast, &head), SP_OK);
+    assert_true(certificate.n_exact <= 64 && certificate.n_exact_keys > 0 && certificate.n_exact_keys <= N / 8);
+    assert_true(certificate.range < certificate.max_range);
+    assert_true(largest_difference(out, &head) <= certificate.polynomial_bound + certificate.rounding_bound);
+    free(q), free(k), free(v), free(out);
     sp_fast_free(fast);
 }
 
@@ -699,6 +721,7 @@ int main(void)
         cmocka_unit_test(bad_input_is_refused),         cmocka_unit_test(far_keys_are_exact_for_all),
         cmocka_unit_test(wide_scores_stay_exact),       cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(rounding_does_not_add_up),     cmocka_unit_test(high_degrees_must_not_round_much),
+        cmocka_unit_test(tiles_have_cuts_of_their_own),
     };
     n_rungs = sp_fast_kernels_list(rungs);
     return cmocka_run_group_tests(tests, NULL, NULL);

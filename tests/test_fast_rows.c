@@ -107,7 +107,7 @@ static double shrunk(size_t j, size_t i, double factor)
     return ((double)rows[j * LD + i] - (double)centre[i]) * factor;
 }
 
-static void check_pack(const sp_fast_kernels *kernels, size_t n, size_t d, double size)
+static void check_pack_of(const sp_fast_kernels *kernels, const size_t *list, size_t n, size_t d, double size)
 {
     static float out[(MAX_ROWS + 16) * MAX_D], row[MAX_ROWS * (MAX_D + 1)];
     const size_t lanes = kernels->lanes, vectors = (n + lanes - 1) / lanes;
@@ -117,23 +117,31 @@ static void check_pack(const sp_fast_kernels *kernels, size_t n, size_t d, doubl
     } orders[] = {{lanes, vectors * lanes}, {d * lanes, lanes}}; /* as keys and as values stand */
     for (size_t o = 0; o < 2; o++) {
         for (size_t i = 0; i < sizeof out / sizeof *out; i++) out[i] = NAN;
-        kernels->rows->pack(out, orders[o].step, orders[o].stride, rows, LD, n, d, centre, factor);
+        kernels->rows->pack(out, orders[o].step, orders[o].stride, rows, LD, list, n, d, centre, factor);
         for (size_t j = 0; j < vectors * lanes; j++)
             for (size_t i = 0; i < d; i++) {
-                const double want = j < n ? shrunk(j, i, factor) : 0;
+                const double want = j < n ? shrunk(list ? list[j] : j, i, factor) : 0;
                 assert_near((double)out[j / lanes * orders[o].step + i * orders[o].stride + j % lanes], want,
                             fabs(want) * FLT_EPSILON / 2 * (1 + 1e-8) + 1e-20);
             }
     }
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) row[i] = 7;
-    kernels->rows->shrink(row, d + 1, rows, LD, n, d, centre, factor);
+    kernels->rows->shrink(row, d + 1, rows, LD, list, n, d, centre, factor);
     for (size_t j = 0; j < n; j++) {
         for (size_t i = 0; i < d; i++) {
-            const double want = shrunk(j, i, factor);
+            const double want = shrunk(list ? list[j] : j, i, factor);
             assert_near((double)row[j * (d + 1) + i], want, fabs(want) * FLT_EPSILON / 2 * (1 + 1e-8) + 1e-20);
         }
         assert_true(row[j * (d + 1) + d] == 7);
     }
+}
+
+static void check_pack(const sp_fast_kernels *kernels, size_t n, size_t d, double size)
+{
+    size_t list[MAX_ROWS];
+    for (size_t j = 0; j < n; j++) list[j] = (j * 7 + 3) % 599;
+    check_pack_of(kernels, NULL, n, d, size);
+    check_pack_of(kernels, list, n, d, size);
 }
 
 static void rows_are_packed(void **state)

@@ -193,7 +193,7 @@ static sp_status attend_to_all(float *out, single_run *run)
         run->queries[is_served(run, i) ? served++ : exact++] = i;
     append_tiles(run, 0, n_queries - n_served, SP_NO_DEGREE);
     append_tiles(run, n_queries - n_served, n_served, run->degree);
-    sp_status st = n_served < n_queries ? sp_rows_pack(&run->given, sp_fast_given(call), &sp_fast_given(call)->head) : SP_OK;
+    sp_status st = n_served < n_queries ? sp_rows_pack(&run->given, sp_fast_given(call), NULL) : SP_OK;
     if (!st && n_served > 0) {
         sp_moments moments;
         if ((st = sp_moments_begin(&moments, call, run->degree, run->block, NULL, false, spare_bytes(run)))) return st;
@@ -270,9 +270,9 @@ static sp_status attend_causally(float *out, single_run *run)
     bool any_served = false;
     list_causal_tiles(run);
     for (size_t t = 0; t < run->n_tiles; t++) any_served = any_served || run->tiles[t].degree != SP_NO_DEGREE;
-    sp_status st = sp_rows_pack(&run->given, sp_fast_given(call), &sp_fast_given(call)->head);
+    sp_status st = sp_rows_pack(&run->given, sp_fast_given(call), NULL);
     run->rows = run->given;
-    if (!st && call->given) st = sp_rows_pack(&run->rows, call, &call->head);
+    if (!st && call->given) st = sp_rows_pack(&run->rows, call, NULL);
     if (st) return st;
     if (any_served) {
         sp_moments moments;

@@ -197,27 +197,30 @@ static void pack_ones(float *v, const sp_frame *frame, size_t n, const sp_fast_k
     }
 }
 
-void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
-                        const sp_fast_kernels *kernels)
+void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, const size_t *list, size_t first,
+                        size_t n, const sp_fast_kernels *kernels)
 {
+    const float *k = list ? head->k : head->k + first * head->ldk, *values = list ? head->v : head->v + first * head->ldv;
+    const size_t *some = list ? list + first : NULL;
     const size_t block = kernels->block_keys, lanes = kernels->lanes, stride = sp_key_stride(kernels), columns = frame->columns;
-    frame->kernels->pack(x, lanes, stride, head->k + first * head->ldk, head->ldk, n, frame->d, frame->centre, frame->key_factor);
+    frame->kernels->pack(x, lanes, stride, k, head->ldk, some, n, frame->d, frame->centre, frame->key_factor);
     for (size_t c = 0; c < frame->d_v; c += columns)
-        frame->kernels->pack(v + c * block, columns * lanes, lanes, head->v + first * head->ldv + c, head->ldv, n,
+        frame->kernels->pack(v + c * block, columns * lanes, lanes, values + c, head->ldv, some, n,
                              sp_smaller(columns, frame->d_v - c), frame->value_middle + c, frame->value_factor);
     pack_ones(v, frame, n, kernels);
 }
 
-size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head)
+size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head, const size_t *list)
 {
     const size_t d = frame->d, d_v = frame->d_v, all = frame->groups * frame->columns, n = head->n_keys;
     const size_t padded = (n + SP_EXACT_KEYS - 1) / SP_EXACT_KEYS * SP_EXACT_KEYS;
 #pragma omp parallel for schedule(static) num_threads((int)frame->n_threads)
     for (size_t first = 0; first < n; first += ROWS_AT_ONCE) {
-        const size_t some = sp_smaller(ROWS_AT_ONCE, n - first);
-        frame->kernels->shrink(k + first * d, d, head->k + first * head->ldk, head->ldk, some, d, frame->centre, frame->key_factor);
-        frame->kernels->shrink(v + first * all, all, head->v + first * head->ldv, head->ldv, some, d_v, frame->value_middle,
-                               frame->value_factor);
+        const size_t some = sp_smaller(ROWS_AT_ONCE, n - first), *these = list ? list + first : NULL, skipped = list ? 0 : first;
+        frame->kernels->shrink(k + first * d, d, head->k + skipped * head->ldk, head->ldk, these, some, d, frame->centre,
+                               frame->key_factor);
+        frame->kernels->shrink(v + first * all, all, head->v + skipped * head->ldv, head->ldv, these, some, d_v,
+                               frame->value_middle, frame->value_factor);
         for (size_t j = first; j < first + some; j++)
             for (size_t c = d_v; c < all; c++) v[j * all + c] = c == d_v;
     }

@@ -44,13 +44,13 @@ sp_status sp_frame_bound_queries(double *bounds, double *largest, const sp_frame
 /* distances (n_keys): |k - centre|, rounded up. */
 void sp_frame_measure_distances(double *distances, const sp_frame *frame, const sp_attention_head *head);
 
-/* Keys first .. first + n as a block of the kernels, n <= block_keys, zeros behind them up to whole vectors: x (d, stride), v
- * (block_keys / lanes, columns, lanes) for each group, groups one after the other. */
-void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, size_t first, size_t n,
-                        const sp_fast_kernels *kernels);
+/* Keys first .. first + n of a list (NULL: of all, as they come) as a block of the kernels, n <= block_keys, zeros behind them up
+ * to whole vectors: x (d, stride), v (block_keys / lanes, columns, lanes) for each group, groups one after the other. */
+void sp_frame_pack_keys(float *x, float *v, const sp_frame *frame, const sp_attention_head *head, const size_t *list, size_t first,
+                        size_t n, const sp_fast_kernels *kernels);
 
-/* All keys as rows k (n, d), v (n, groups * columns), for the exact kernel; n is rounded up to SP_EXACT_KEYS with copies of the
- * last key that have no weight. Returns the rounded number. */
-size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head);
+/* All keys, in the order of a list or as they come, as rows k (n, d), v (n, groups * columns), for the exact kernel; n is rounded
+ * up to SP_EXACT_KEYS with copies of the last key that have no weight. Returns the rounded number. */
+size_t sp_frame_pack_rows(float *k, float *v, const sp_frame *frame, const sp_attention_head *head, const size_t *list);
 
 #endif

@@ -77,13 +77,12 @@ static void list_factors(sp_moments *m)
     }
 }
 
-sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, size_t block, const uint8_t *left_out,
-                           bool each, double spare_bytes)
+sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, size_t block, const size_t *list, bool each,
+                           double spare_bytes)
 {
     sp_arena *arena = call->fast->arena;
     const size_t n_features = sp_monomials_count(call->head.d, degree), size = group_size(call, n_features);
-    *out =
-        (sp_moments){.call = call, .degree = degree, .n_features = n_features, .size = size, .block = block, .left_out = left_out};
+    *out = (sp_moments){.call = call, .degree = degree, .n_features = n_features, .size = size, .block = block, .list = list};
     choose_window(out, each, spare_bytes);
     out->levels = sp_arena_alloc(arena, n_features, sizeof *out->levels);
     out->multinomials = sp_arena_alloc(arena, n_features, sizeof *out->multinomials);
@@ -98,25 +97,12 @@ sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t deg
 
 /* ---- keys ---- */
 
-/* Without a value, and without its one in the normaliser, a key adds nothing. */
-static void leave_out(float *v, const sp_moments *m, size_t first, size_t n)
-{
-    const size_t lanes = m->call->fast->kernels->lanes, block = m->call->fast->kernels->block_keys;
-    const size_t columns = m->call->frame.columns;
-    for (size_t j = 0; j < n; j++) {
-        if (!m->left_out[first + j]) continue;
-        for (size_t g = 0; g < m->call->frame.groups; g++)
-            for (size_t c = 0; c < columns; c++) v[g * columns * block + (j / lanes * columns + c) * lanes + j % lanes] = 0;
-    }
-}
-
 static void add_block(double *sums, const sp_moments *m, sp_key_block *packed, size_t first, size_t n)
 {
     const sp_frame *frame = &m->call->frame;
     const sp_fast_kernels *kernels = m->call->fast->kernels;
     const size_t whole = (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
-    sp_frame_pack_keys(packed->x, packed->v, frame, &m->call->head, first, n, kernels);
-    if (m->left_out) leave_out(packed->v, m, first, n);
+    sp_frame_pack_keys(packed->x, packed->v, frame, &m->call->head, m->list, first, n, kernels);
     for (size_t g = 0; g < frame->groups; g++)
         kernels->add_keys(sums + g * m->size, packed->x, packed->v + g * frame->columns * kernels->block_keys, whole, frame->d,
                           m->degree, frame->columns, packed->scratch);

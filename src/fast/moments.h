@@ -19,7 +19,7 @@ typedef struct sp_moments {
     double *multinomials;                   /* (n_features) */
     double *factors;                        /* (size) of the degree's polynomial, for sp_moments_add_each; else NULL */
     double *sums;                           /* over the first n_keys keys */
-    const uint8_t *left_out;                /* (n_keys): keys that do not count; or NULL */
+    const size_t *list;                     /* the keys' order; or NULL: as they come */
     size_t n_keys;
     size_t n_threads, window; /* blocks whose moments stand side by side; 1 where one thread adds them up as they come */
     double *blocks;           /* (window) moments; NULL: window is 1 */
@@ -31,10 +31,10 @@ double sp_moments_bytes(const sp_fast_call *call, size_t degree, size_t n_states
 
 /* Of no keys yet. Threads may take `spare_bytes` besides: with less, fewer of them work. block: the kernels' block_keys; or, for
  * sp_moments_add_each alone, a part of it in whole vectors. */
-sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, size_t block, const uint8_t *left_out,
-                           bool each, double spare_bytes);
+sp_status sp_moments_begin(sp_moments *out, const sp_fast_call *call, size_t degree, size_t block, const size_t *list, bool each,
+                           double spare_bytes);
 
-/* Keys up to `end` are added; all but the last lot must be whole blocks. */
+/* Keys up to `end` are added, in blocks from where the last lot ended. */
 void sp_moments_add(sp_moments *moments, size_t end);
 
 /* n_blocks <= window blocks more, and the state after each of them, of the degree's own polynomial. */

@@ -107,6 +107,12 @@ INLINE ivec list_rows(const float *out[LANES], const float *rows, size_t ld, siz
     return first_lanes(n);
 }
 
+INLINE ivec list_some(const float *out[LANES], const float *rows, size_t ld, const size_t *list, size_t n)
+{
+    for (size_t j = 0; j < LANES; j++) out[j] = rows + list[j < n ? j : n - 1] * ld;
+    return first_lanes(n);
+}
+
 /* ---- measuring ---- */
 
 /* Sums in f64, the largest numbers, and the largest of their negatives. */
@@ -173,13 +179,13 @@ INLINE two_factors split(double factor)
     return (two_factors){(float)half, (float)(factor / half)};
 }
 
-static void pack(float *out, size_t step, size_t stride, const float *rows, size_t ld, size_t n, size_t d, const float *centre,
-                 double factor)
+static void pack(float *out, size_t step, size_t stride, const float *rows, size_t ld, const size_t *list, size_t n, size_t d,
+                 const float *centre, double factor)
 {
     const two_factors f = split(factor);
     for (size_t j = 0; j < n; j += LANES, out += step) {
         const float *at[LANES];
-        const ivec mask = list_rows(at, rows + j * ld, ld, n - j);
+        const ivec mask = list ? list_some(at, rows, ld, list + j, n - j) : list_rows(at, rows + j * ld, ld, n - j);
         for (size_t first = 0; first < d; first += QUAD) {
             vec x[QUAD];
             load_columns(x, at, first, d);
@@ -191,17 +197,17 @@ static void pack(float *out, size_t step, size_t stride, const float *rows, size
     }
 }
 
-static void shrink(float *out, size_t ldo, const float *rows, size_t ld, size_t n, size_t d, const float *centre, double factor)
+static void shrink(float *out, size_t ldo, const float *rows, size_t ld, const size_t *list, size_t n, size_t d,
+                   const float *centre, double factor)
 {
     const two_factors f = split(factor);
-    size_t i = 0;
-    for (; i + QUAD <= d; i += QUAD) {
-        const quad middle = load_quad(centre + i) * f.half;
-        for (size_t j = 0; j < n; j++)
-            *(unaligned_quad *)(out + j * ldo + i) = (load_quad(rows + j * ld + i) * f.half - middle) * f.other;
+    for (size_t j = 0; j < n; j++, out += ldo) {
+        const float *row = rows + (list ? list[j] : j) * ld;
+        size_t i = 0;
+        for (; i + QUAD <= d; i += QUAD)
+            *(unaligned_quad *)(out + i) = (load_quad(row + i) * f.half - load_quad(centre + i) * f.half) * f.other;
+        for (; i < d; i++) out[i] = (row[i] * f.half - centre[i] * f.half) * f.other;
     }
-    for (; i < d; i++)
-        for (size_t j = 0; j < n; j++) out[j * ldo + i] = (rows[j * ld + i] * f.half - centre[i] * f.half) * f.other;
 }
 
 static void gather(float *tile, const float *rows, size_t ld, const size_t *list, size_t n, size_t d, double factor)

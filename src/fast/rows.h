@@ -15,12 +15,13 @@ typedef struct sp_row_kernels {
     void (*square)(double *squares, const float *rows, size_t ld, size_t n, const float *centre, size_t d);
 
     /* (row - centre) * factor, a power of two, of n rows: out[j / lanes * step + i * stride + j % lanes], and zeros up to whole
-     * lanes. Rounded once, as if in f64. */
-    void (*pack)(float *out, size_t step, size_t stride, const float *rows, size_t ld, size_t n, size_t d, const float *centre,
-                 double factor);
+     * lanes. Rounded once, as if in f64. list: which rows, or NULL: the first ones. */
+    void (*pack)(float *out, size_t step, size_t stride, const float *rows, size_t ld, const size_t *list, size_t n, size_t d,
+                 const float *centre, double factor);
 
     /* The same from row to row: out (n, d), ldo apart. */
-    void (*shrink)(float *out, size_t ldo, const float *rows, size_t ld, size_t n, size_t d, const float *centre, double factor);
+    void (*shrink)(float *out, size_t ldo, const float *rows, size_t ld, const size_t *list, size_t n, size_t d,
+                   const float *centre, double factor);
 
     /* tile (d, 2 lanes): the rows of a list, 0 < n <= 2 lanes, times factor in f64; the last one again in what is left of it. */
     void (*gather)(float *tile, const float *rows, size_t ld, const size_t *list, size_t n, size_t d, double factor);

@@ -275,7 +275,7 @@ static void add_block(key_pass *pass, const sp_fast_state *state, const sp_atten
         for (size_t s = 0; s < rank; s++) pass->rows[j * rank + s] = (float)pass->a[s];
     }
     const sp_attention_head block = {.k = pass->rows, .ldk = rank, .v = keys->v + first * keys->ldv, .ldv = keys->ldv};
-    sp_frame_pack_keys(pass->x, pass->v, &pass->frame, &block, 0, n, kernels);
+    sp_frame_pack_keys(pass->x, pass->v, &pass->frame, &block, NULL, 0, n, kernels);
     for (size_t g = 0; g < pass->frame.groups; g++)
         kernels->add_keys(pass->sums + g * pass->group_size, pass->x, pass->v + g * columns * kernels->block_keys,
                           (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes, rank, state->polynomial.degree, columns,

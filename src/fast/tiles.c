@@ -11,8 +11,9 @@
 
 #define LOG2_E 1.44269504088896341
 
-sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const sp_attention_head *keys)
+sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const size_t *list)
 {
+    const sp_attention_head *keys = &call->head;
     const size_t n = keys->n_keys + SP_EXACT_KEYS, columns = sp_fast_columns(call);
     const double n_bytes = (double)n * (double)(keys->d + columns) * sizeof(float);
     const uint64_t max_bytes = call->fast->options.max_bytes;
@@ -22,7 +23,7 @@ sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const sp_attentio
     out->k = sp_arena_alloc(call->fast->arena, n * keys->d, sizeof *out->k);
     out->v = sp_arena_alloc(call->fast->arena, n * columns, sizeof *out->v);
     if (!out->k || !out->v) return SP_ERR_MEMORY;
-    out->n = sp_frame_pack_rows(out->k, out->v, &call->frame, keys);
+    out->n = sp_frame_pack_rows(out->k, out->v, &call->frame, keys, list);
     return SP_OK;
 }
 

@@ -13,8 +13,8 @@ typedef struct sp_rows {
     size_t n; /* rounded up to SP_EXACT_KEYS, by keys without weight; 0: not packed */
 } sp_rows;
 
-/* MEMORY: they do not fit max_bytes. */
-sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const sp_attention_head *keys);
+/* All keys, in the order of a list or as they come (NULL). MEMORY: they do not fit max_bytes. */
+sp_status sp_rows_pack(sp_rows *out, const sp_fast_call *call, const size_t *list);
 
 typedef struct sp_tile {
     const size_t *queries;
