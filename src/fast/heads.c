@@ -150,9 +150,8 @@ static void attend_to_all(heads_run *run, size_t n_alone)
 static sp_status make_workers(heads_run *run)
 {
     sp_fast *fast = run->fast;
-    sp_arena **arenas = fast->arenas;
     if (fast->n_arenas < run->n_workers) {
-        arenas = realloc(fast->arenas, run->n_workers * sizeof *arenas);
+        sp_arena **arenas = realloc(fast->arenas, run->n_workers * sizeof *arenas);
         if (!arenas) return sp_fail_no_memory(run->n_workers * sizeof *arenas);
         fast->arenas = arenas;
     }
