@@ -113,7 +113,7 @@ static size_t choose_alone(const heads_run *run)
 
 static void note_failure(heads_run *run, size_t head, sp_status st)
 {
-#pragma omp critical(sp_fast_heads_failure)
+#pragma omp critical
     if (!run->status || head < run->failed) {
         run->status = st;
         run->failed = head;
