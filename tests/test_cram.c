@@ -369,7 +369,8 @@ static void a_stopped_search_goes_on(void **state)
     volatile int stop = 0;
     const sp_hooks hooks = {.progress = stop_at_60, .user = (void *)&stop, .stop = &stop};
     char *whole, *parts;
-    assert_true(asprintf(&whole, "%s/whole", work) > 0 && asprintf(&parts, "%s/parts", work) > 0);
+    assert_true(asprintf(&whole, "%s/whole", work) > 0);
+    assert_true(asprintf(&parts, "%s/parts", work) > 0);
     sp_cram_options options = {.kind = SP_CRAM_RANDOM, .num_virtual_tokens = 2, .n_samples = 3, .steps = 160, .export_dir = whole};
     sp_cram_report once, again;
     assert_int_equal(sp_lab_cram(&once, model, NULL, &options, NULL), SP_OK);
