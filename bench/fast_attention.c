@@ -330,6 +330,15 @@ static void draw_normal(workload *out, size_t d, size_t d_v, double deviation, s
         (sp_attention_head){.q = out->q, .k = out->k, .v = out->v, .n_queries = n, .n_keys = n, .d = d, .d_v = d_v, .scale = 1};
 }
 
+/* How a row of a call that chose for itself ends. */
+static void print_errors(const workload *data, const sp_certificate *c)
+{
+    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
+           largest_difference(data, &attention), c->polynomial_bound + c->rounding_bound, c->n_exact, c->n_exact_keys,
+           sp_kernels_select()->name);
+    fflush(stdout);
+}
+
 static void measure_hybrid(size_t d, size_t d_v, double deviation, size_t n)
 {
     workload data;
@@ -342,10 +351,7 @@ static void measure_hybrid(size_t d, size_t d_v, double deviation, size_t n)
            "\"deviation\": %g, ",
            d, d_v, certificate.degree, certificate.range, n, deviation);
     print_times(&p);
-    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
-           largest_difference(&data, &attention), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
-           certificate.n_exact_keys, sp_kernels_select()->name);
-    fflush(stdout);
+    print_errors(&data, &certificate);
     give_back(&data);
 }
 
@@ -485,10 +491,7 @@ static void measure_balanced(size_t d, size_t d_v, size_t rank, double deviation
            d, d_v, certificate.degree, n, causal ? "true" : "false", deviation, rank, spread, certificate.rank, certificate.range,
            certificate.max_range);
     print_times(&p);
-    printf("\"error\": %.3g, \"bound\": %.3g, \"exact_queries\": %zu, \"exact_keys\": %zu, \"kernels\": \"%s\"}\n",
-           largest_difference(&data, &attention), certificate.polynomial_bound + certificate.rounding_bound, certificate.n_exact,
-           certificate.n_exact_keys, sp_kernels_select()->name);
-    fflush(stdout);
+    print_errors(&data, &certificate);
     give_back(&data);
 }
 
@@ -509,6 +512,8 @@ static void measure_all_balanced(void)
                     for (size_t rank = d; rank >= d / 2; rank -= d / 2)
                         measure_balanced(d, d, rank, deviations[e], spreads[s], n, false);
 }
+
+/* ---- the exponent ---- */
 
 /* Slope of a line through log time over log n, n doubling. */
 static void measure_exponent(void)

@@ -11,7 +11,7 @@
 
 #include <cmocka.h>
 
-#include "base/rng.h"
+#include "drawn_floats.h"
 #include "fast/balance.h"
 #include "softprompt.h"
 
@@ -29,15 +29,6 @@ typedef struct data {
     sp_attention_head head;
     float *q, *k, *v, *out;
 } data;
-
-static float *floats(size_t n, uint64_t seed, double scale)
-{
-    float *x = malloc((n + 1) * sizeof *x);
-    sp_rng rng = sp_rng_seed(seed, n);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++) x[i] = (float)(scale * (2 * sp_rng_uniform(&rng) - 1));
-    return x;
-}
 
 /* Less twice their part along a mirror that is the same for all rows of a d. */
 static void reflect(float *x, size_t n, size_t d)

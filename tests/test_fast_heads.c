@@ -10,7 +10,7 @@
 
 #include <cmocka.h>
 
-#include "base/rng.h"
+#include "drawn_floats.h"
 #include "fast/fast.h"
 #include "softprompt.h"
 
@@ -23,15 +23,6 @@ typedef struct layer {
     float *q[MAX_HEADS], *k[MAX_HEADS], *v[MAX_HEADS], *out[MAX_HEADS], *want[MAX_HEADS];
     sp_certificate certificates[MAX_HEADS];
 } layer;
-
-static float *floats(size_t n, uint64_t seed, double scale)
-{
-    float *x = malloc((n + 1) * sizeof *x);
-    sp_rng rng = sp_rng_seed(seed, n);
-    assert_non_null(x);
-    for (size_t i = 0; i < n; i++) x[i] = (float)(scale * (2 * sp_rng_uniform(&rng) - 1));
-    return x;
-}
 
 static sp_fast *create(int n_threads, uint64_t max_bytes, double least_share)
 {

@@ -22,7 +22,7 @@ enum {
 static size_t group_size(const sp_fast_call *call, size_t n_features)
 {
     const size_t lanes = call->fast->kernels->lanes;
-    return (n_features * call->frame.columns + lanes - 1) / lanes * lanes;
+    return sp_round_up(n_features * call->frame.columns, lanes);
 }
 
 double sp_moments_bytes(const sp_fast_call *call, size_t degree, size_t n_states)
@@ -101,7 +101,7 @@ static void add_block(double *sums, const sp_moments *m, sp_key_block *packed, s
 {
     const sp_frame *frame = &m->call->frame;
     const sp_fast_kernels *kernels = m->call->fast->kernels;
-    const size_t whole = (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+    const size_t whole = sp_round_up(n, kernels->lanes);
     sp_frame_pack_keys(packed->x, packed->v, frame, &m->call->head, m->list, first, n, kernels);
     for (size_t g = 0; g < frame->groups; g++)
         kernels->add_keys(sums + g * m->size, packed->x, packed->v + g * frame->columns * kernels->block_keys, whole, frame->d,

@@ -217,7 +217,7 @@ static sp_status begin_keys(key_pass *pass, const sp_fast_state *state, const sp
                              .key_factor = state->key_factor,
                              .value_middle = state->value_middle,
                              .value_factor = state->value_factor};
-    pass->group_size = (state->n_features * columns + lanes - 1) / lanes * lanes;
+    pass->group_size = sp_round_up(state->n_features * columns, lanes);
     pass->rows = sp_arena_alloc(pass->arena, kernels->block_keys * d, sizeof(float));
     pass->x = sp_arena_alloc(pass->arena, d * sp_key_stride(kernels), sizeof(float));
     pass->v = sp_arena_alloc(pass->arena, groups * columns * kernels->block_keys, sizeof(float));
@@ -278,8 +278,7 @@ static void add_block(key_pass *pass, const sp_fast_state *state, const sp_atten
     sp_frame_pack_keys(pass->x, pass->v, &pass->frame, &block, NULL, 0, n, kernels);
     for (size_t g = 0; g < pass->frame.groups; g++)
         kernels->add_keys(pass->sums + g * pass->group_size, pass->x, pass->v + g * columns * kernels->block_keys,
-                          (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes, rank, state->polynomial.degree, columns,
-                          pass->scratch);
+                          sp_round_up(n, kernels->lanes), rank, state->polynomial.degree, columns, pass->scratch);
 }
 
 static void take_sums(sp_fast_state *state, const key_pass *pass)

@@ -66,7 +66,7 @@ static void add_polynomial(tile_scratch *s, const sp_tile *tile, const sp_fast_c
     const sp_frame *frame = &call->frame;
     const sp_fast_kernels *kernels = call->fast->kernels;
     const size_t n = sp_monomials_count(frame->d, tile->degree) * frame->columns;
-    const size_t size = (n + kernels->lanes - 1) / kernels->lanes * kernels->lanes;
+    const size_t size = sp_round_up(n, kernels->lanes);
     gather_queries(s->q, tile, call, 1);
     for (size_t g = 0; g < frame->groups; g++)
         kernels->evaluate(s->sums + g * frame->columns * kernels->tile_queries, s->q, tile->state + g * size, frame->d,

@@ -24,7 +24,6 @@
 
 enum { N_MATRICES = 3 + SP_OPTIMIZER_MATRICES_EACH, OWNER_BYTES = 17 };
 static const double SAVE_SECONDS = 60;
-static const char CHECKPOINTS[] = "checkpoints";
 
 /* ---- whose ---- */
 
@@ -68,8 +67,8 @@ static sp_status make_table(table *t, const sp_crammer *c)
     return SP_OK;
 }
 
-/* Where the text's own numbers are, in the order of the matrices; *n_doubts: how many of its row are in use. */
-static void find_numbers(float *own[N_MATRICES], size_t *n_doubts, sp_cram_learner *s)
+/* Where the text's own numbers are, in the order of the matrices. */
+static void find_numbers(float *own[N_MATRICES], sp_cram_learner *s)
 {
     sp_named_matrix moments[SP_OPTIMIZER_MATRICES_EACH];
     sp_optimizer_matrices(moments, s->optimizer);
@@ -77,7 +76,6 @@ static void find_numbers(float *own[N_MATRICES], size_t *n_doubts, sp_cram_learn
     own[1] = s->best_rows;
     own[2] = s->doubts;
     for (size_t m = 0; m < SP_OPTIMIZER_MATRICES_EACH; m++) own[3 + m] = moments[m].data;
-    *n_doubts = s->text.n;
 }
 
 /* Between the table and the texts, one way or the other. */
@@ -85,10 +83,10 @@ static void copy_numbers(table *t, sp_crammer *c, bool into_table)
 {
     for (size_t i = 0; i < c->options.n_samples; i++) {
         float *own[N_MATRICES];
-        size_t n_doubts;
-        find_numbers(own, &n_doubts, &c->samples[i]);
+        find_numbers(own, &c->samples[i]);
         for (size_t m = 0; m < N_MATRICES; m++) {
-            const size_t width = t->matrices[m].n_columns, bytes = (m == 2 ? n_doubts : width) * sizeof(float);
+            const size_t width = t->matrices[m].n_columns,
+                         bytes = (own[m] == c->samples[i].doubts ? c->samples[i].text.n : width) * sizeof(float);
             float *row = t->matrices[m].data + i * width;
             memcpy(into_table ? row : own[m], into_table ? own[m] : row, bytes);
         }
@@ -183,13 +181,11 @@ static sp_status load(sp_crammer *c, const sp_logger *logger)
 sp_status sp_cram_state_open(sp_crammer *c, const sp_logger *logger)
 {
     const char *dir = c->options.export_dir;
+    bool is_there;
     sp_status st = make_export_dir(dir);
     if (!st) st = sp_lock_directory(&c->lock, dir);
+    if (!st) st = sp_checkpoint_find(&is_there, dir);
     if (st) return st;
-    char *checkpoints = sp_path_join(dir, CHECKPOINTS);
-    if (!checkpoints) return SP_ERR_MEMORY;
-    const bool is_there = sp_path_exists(checkpoints);
-    free(checkpoints);
     c->saved = sp_seconds();
     if (is_there && c->options.overwrite) return sp_checkpoint_remove_all(dir);
     if (is_there && c->options.resume) return load(c, logger);

@@ -212,6 +212,15 @@ sp_status sp_checkpoint_load(char **state, uint64_t *step, const char *run_dir, 
     return st;
 }
 
+sp_status sp_checkpoint_find(bool *found, const char *run_dir)
+{
+    char *directory = sp_path_join(run_dir, DIRECTORY);
+    if (!directory) return SP_ERR_MEMORY;
+    *found = sp_path_exists(directory);
+    free(directory);
+    return SP_OK;
+}
+
 sp_status sp_checkpoint_remove_all(const char *run_dir)
 {
     char *directory = sp_path_join(run_dir, DIRECTORY);

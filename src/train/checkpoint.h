@@ -30,6 +30,9 @@ sp_status sp_checkpoint_save(const char *run_dir, const sp_checkpoint *checkpoin
 sp_status sp_checkpoint_load(char **state, uint64_t *step, const char *run_dir, const char *owner, const sp_named_matrix *matrices,
                              size_t n_matrices, const sp_logger *logger);
 
+/* *found: is there a place for checkpoints below `run_dir`, whoever made it? MEMORY. */
+sp_status sp_checkpoint_find(bool *found, const char *run_dir);
+
 /* Removes every checkpoint, and the directory if that leaves it empty. Fine where there is none. */
 sp_status sp_checkpoint_remove_all(const char *run_dir);
 
