@@ -170,24 +170,36 @@ INLINE void add_leaves(vec *sum, const query_walk *walk, size_t columns, size_t 
     }
 }
 
+/* sums = the numbers of one node's state, for all queries. */
+INLINE void set_sums(vec *sums, size_t columns, size_t vectors, const float *s)
+{
+    UNROLL for (size_t c = 0; c < columns; c++)
+    {
+        vec b = broadcast(s[c]);
+        UNROLL for (size_t u = 0; u < vectors; u++) sums[c * vectors + u] = b;
+    }
+}
+
+/* sum += q_i x */
+INLINE void add_product(vec *sum, const query_walk *walk, size_t columns, size_t vectors, size_t i, const vec *x)
+{
+    UNROLL for (size_t u = 0; u < vectors; u++)
+    {
+        vec q = query(walk, i, u);
+        UNROLL for (size_t c = 0; c < columns; c++) sum[c * vectors + u] += q * x[c * vectors + u];
+    }
+}
+
 /* The same for children that have leaves. Returns where the next subtree's state begins. */
 INLINE const float *add_parents(vec *sum, const query_walk *walk, size_t columns, size_t vectors, size_t last, const float *s)
 {
     const float *leaves = s + (walk->d - last) * columns;
     for (size_t i = last; i < walk->d; i++, s += columns) {
         vec child[MAX_COLUMNS * 2];
-        UNROLL for (size_t c = 0; c < columns; c++)
-        {
-            vec b = broadcast(s[c]);
-            UNROLL for (size_t u = 0; u < vectors; u++) child[c * vectors + u] = b;
-        }
+        set_sums(child, columns, vectors, s);
         add_leaves(child, walk, columns, vectors, i, leaves);
         leaves += (walk->d - i) * columns;
-        UNROLL for (size_t u = 0; u < vectors; u++)
-        {
-            vec q = query(walk, i, u);
-            UNROLL for (size_t c = 0; c < columns; c++) sum[c * vectors + u] += q * child[c * vectors + u];
-        }
+        add_product(sum, walk, columns, vectors, i, child);
     }
     return leaves;
 }
@@ -198,17 +210,9 @@ INLINE const float *add_grandparents(vec *sum, const query_walk *walk, size_t co
     const float *below = s + (walk->d - last) * columns;
     for (size_t i = last; i < walk->d; i++, s += columns) {
         vec child[MAX_COLUMNS * 2];
-        UNROLL for (size_t c = 0; c < columns; c++)
-        {
-            vec b = broadcast(s[c]);
-            UNROLL for (size_t u = 0; u < vectors; u++) child[c * vectors + u] = b;
-        }
+        set_sums(child, columns, vectors, s);
         below = add_parents(child, walk, columns, vectors, i, below);
-        UNROLL for (size_t u = 0; u < vectors; u++)
-        {
-            vec q = query(walk, i, u);
-            UNROLL for (size_t c = 0; c < columns; c++) sum[c * vectors + u] += q * child[c * vectors + u];
-        }
+        add_product(sum, walk, columns, vectors, i, child);
     }
     return below;
 }
@@ -220,7 +224,7 @@ INLINE void add_chain(vec *sum, const query_walk *walk, size_t columns, size_t v
     const float *from = n ? s + (n - 1) * columns : first;
     vec q[2], x[MAX_COLUMNS * 2];
     UNROLL for (size_t u = 0; u < vectors; u++) q[u] = query(walk, walk->d - 1, u);
-    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) x[c * vectors + u] = broadcast(from[c]);
+    set_sums(x, columns, vectors, from);
     while (n-- > 0) {
         from = n ? from - columns : first;
         UNROLL for (size_t c = 0; c < columns; c++)
@@ -229,8 +233,7 @@ INLINE void add_chain(vec *sum, const query_walk *walk, size_t columns, size_t v
             UNROLL for (size_t u = 0; u < vectors; u++) x[c * vectors + u] = x[c * vectors + u] * q[u] + b;
         }
     }
-    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) sum[c * vectors + u] +=
-        q[u] * x[c * vectors + u];
+    add_product(sum, walk, columns, vectors, walk->d - 1, x);
 }
 
 /* The same for a node whose children are its products with the last two variables, with `levels` below it: of few variables and
@@ -241,8 +244,7 @@ INLINE const float *add_triangle(vec *sum, const query_walk *walk, size_t column
     const float *pair = s + 2 * (levels - 1) * columns, *chain = pair + 2 * columns;
     vec q[2], power[MAX_COLUMNS * 2];
     UNROLL for (size_t u = 0; u < vectors; u++) q[u] = query(walk, walk->d - 2, u);
-    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) power[c * vectors + u] =
-        broadcast(pair[c]);
+    set_sums(power, columns, vectors, pair);
     for (size_t n = 0; n + 1 < levels; n++) {
         const float *second = pair + columns;
         pair -= 2 * columns;
@@ -254,8 +256,7 @@ INLINE const float *add_triangle(vec *sum, const query_walk *walk, size_t column
         add_chain(power, walk, columns, vectors, second, n, chain);
         chain += n * columns;
     }
-    UNROLL for (size_t c = 0; c < columns; c++) UNROLL for (size_t u = 0; u < vectors; u++) sum[c * vectors + u] +=
-        q[u] * power[c * vectors + u];
+    add_product(sum, walk, columns, vectors, walk->d - 2, power);
     add_chain(sum, walk, columns, vectors, pair + columns, levels - 1, chain);
     return chain + (levels - 1) * columns;
 }
