@@ -1,9 +1,10 @@
-"""planning.py: does softprompt plan recommend well? Three tasks: movie reviews; naming the colour in a sentence, which a single
-vector can ask for; and pairs to be learnt by heart, which take many.
+"""planning.py: does softprompt plan recommend well? Four tasks: movie reviews; naming the colour in a sentence, which a single
+vector can ask for; and pairs to be learnt by heart, some, which take several vectors, and many, which take dozens.
 
 For each task: `plan` on the training rows, then a whole training at each length of LENGTHS, one seed, all with the same steps, rows a
-step and everything else at train's defaults, judged by rows that neither saw (the pairs: by themselves). The made tasks come from a
-seed. Each plan and training is kept in a folder of its own; one that was interrupted goes on.
+step and everything else at train's defaults, judged by rows that neither saw (the pairs: by themselves, and plan's pilots of the same
+seed are these trainings). The made tasks come from a seed. Each plan and training is kept in a folder of its own; one that was
+interrupted goes on.
 
 A row, a task: lengths, loss and accuracy at each; missing: lengths that are not measured yet; best: the length of the highest
 accuracy; smallest: the shortest length within 1 point of it; recommended, range, pilots: the longest pilot; ratio: recommended to
@@ -42,10 +43,11 @@ class Task:
     steps: int
     batch_size: int
     pilot_steps: int = 60  # plan's default; what is learnt by heart takes longer to show what a length is worth
+    n_pairs: int = 0  # to be learnt by heart
 
 
-TASKS = (Task("colours", "{text}:", 100, 8), Task("pairs", "{text}:", 200, 16, 200),
-         Task("reviews", cells.TEMPLATES["reviews"], 90, 16))
+TASKS = (Task("colours", "{text}:", 100, 8), Task("pairs", "{text}:", 200, 16, 200, 64),
+         Task("many-pairs", "{text}:", 200, 32, 200, 128), Task("reviews", cells.TEMPLATES["reviews"], 90, 16))
 
 
 # ---- data --------------------------------------------------------------------------------------------------------------------
@@ -81,7 +83,7 @@ def write_task(options, task, folder):
     elif task.name == "colours":
         rows = make_colours(512, 1), make_colours(256, 2)
     else:
-        rows = (make_pairs(64, 1),) * 2
+        rows = (make_pairs(task.n_pairs, 1),) * 2
     paths = [os.path.join(folder, f"{name}.jsonl") for name in ("train", "eval")]
     for path, of in zip(paths, rows):
         ours.write_rows(path, cells.spread(of, 48) if options.quick else of)
@@ -121,14 +123,25 @@ def flags_of(options, task):
 
 def plan(options, task, folder, rows):
     """The pairs judge their own pilots, as docs/planning.md tells its users; otherwise plan holds rows out by itself."""
-    judged = [] if task.name != "pairs" else ["-e", rows[1]]
+    judged = [] if task.n_pairs == 0 else ["-e", rows[1]]
     done = common.run_program(["plan", "-d", rows[0], *judged, *flags_of(options, task), "-o", os.path.join(folder, "pilots"),
                                "--resume", "--plot", os.path.join(folder, "plan.png"),
                                *(["--quick"] if options.quick else ["--steps", str(task.pilot_steps)])], options.threads)
     return json.loads(done["stdout"])
 
 
+def find_pilot(options, task, folder, length):
+    """What plan's pilot of the same seed found, where pilots are whole trainings and rows judge themselves; None: there is none."""
+    path = os.path.join(folder, "pilots", f"{length}-1", "evaluations.jsonl")
+    if options.quick or task.n_pairs == 0 or task.pilot_steps != task.steps or not os.path.exists(path):
+        return None
+    found = ours.read_rows(path)[-1]
+    return {"n": found["eval_examples"], "loss": found["eval_loss"], "accuracy": found["eval_accuracy"]}
+
+
 def train(options, task, folder, rows, length):
+    if pilot := find_pilot(options, task, folder, length):
+        return pilot
     done = common.run_program(["train", "-d", rows[0], "-e", rows[1], *flags_of(options, task), "-o",
                                os.path.join(folder, f"{length}"), "--num-virtual-tokens", str(length), "--seed", "1", "--steps",
                                str(4 if options.quick else task.steps), "--resume"], options.threads)

@@ -228,6 +228,19 @@ def test_planning_says_whether_it_is_good():
     assert nothing["missing"] == list(planning.LENGTHS) and "ok" not in nothing
 
 
+def test_by_heart_a_pilot_is_a_training(directory):
+    """Of the same seed, judged by the same rows, of as many steps; where there is one."""
+    options, by_name = argparse.Namespace(quick=False), {task.name: task for task in planning.TASKS}
+    kept = directory / "pilots" / "8-1"
+    kept.mkdir(parents=True)
+    rows = [{"step": step, "eval_examples": 64, "eval_loss": loss, "eval_accuracy": 0.9} for step, loss in ((100, 2.0), (200, 1.0))]
+    (kept / "evaluations.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert planning.find_pilot(options, by_name["pairs"], str(directory), 8) == {"n": 64, "loss": 1.0, "accuracy": 0.9}
+    assert planning.find_pilot(options, by_name["pairs"], str(directory), 16) is None
+    assert planning.find_pilot(options, by_name["reviews"], str(directory), 8) is None  # held out rows, fewer steps
+    assert planning.find_pilot(argparse.Namespace(quick=True), by_name["pairs"], str(directory), 8) is None
+
+
 def test_made_tasks():
     colours, other, pairs = planning.make_colours(512, 1), planning.make_colours(512, 2), planning.make_pairs(64, 1)
     assert colours == planning.make_colours(512, 1) != other and pairs == planning.make_pairs(64, 1)
@@ -254,7 +267,7 @@ def test_plots(directory):
                   ("a", "reviews", "zero-shot", [], 0.0), ("a", "reviews", "prefix", [[2, 0.7]], None))]
     bounds = max_logit_rows()
     rising = measured_at(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
-    plans = [planning.make_row(task, planned(n), rising) for task, n in zip(planning.TASKS[1:], (64, 8))]
+    plans = [planning.make_row(task, planned(n), rising) for task, n in zip((planning.TASKS[1], planning.TASKS[-1]), (64, 8))]
     for part, rows in (("training", sizes), ("inference", texts), ("scaling", steps), ("roofline", reached), ("choosing", curves),
                        ("max-logit", bounds), ("planning", plans)):
         svg, png = plots.draw(part, rows, str(directory))
