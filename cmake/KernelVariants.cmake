@@ -1,4 +1,5 @@
-# sp_add_kernel_variants(SOURCE [BF16]): compiles one C file into softprompt_objects once for each rung of the kernel ladder.
+# sp_add_kernel_variants(SOURCE [BF16] [OPTIONS FLAG...]): compiles one C file into softprompt_objects once for each rung of the kernel
+# ladder, with these flags behind all others.
 #
 # The file sees SP_KERNEL_VARIANT (generic, avx2 or avx512) and makes its public names from it, so that all builds live in one
 # library and the processor decides at run time. Only this file gets the flags: everything else stays baseline code, and a
@@ -19,8 +20,9 @@ endif()
 function(sp_add_kernel_variants source)
   cmake_path(ABSOLUTE_PATH source BASE_DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR} NORMALIZE OUTPUT_VARIABLE path)
   cmake_path(GET path STEM stem)
+  cmake_parse_arguments(PARSE_ARGV 1 of "BF16" "" "OPTIONS")
   set(variants ${SP_KERNEL_VARIANTS})
-  if(ARGV1 STREQUAL BF16)
+  if(of_BF16)
     list(APPEND variants ${SP_KERNEL_VARIANTS_BF16})
   endif()
   foreach(variant IN LISTS variants)
@@ -28,6 +30,6 @@ function(sp_add_kernel_variants source)
     file(CONFIGURE OUTPUT ${includer} CONTENT "#include \"@path@\"\n" @ONLY)
     target_sources(softprompt_objects PRIVATE ${includer})
     set_source_files_properties(${includer} TARGET_DIRECTORY softprompt_objects PROPERTIES
-      COMPILE_OPTIONS "${SP_KERNEL_FLAGS_${variant}}" COMPILE_DEFINITIONS SP_KERNEL_VARIANT=${variant})
+      COMPILE_OPTIONS "${SP_KERNEL_FLAGS_${variant}};${of_OPTIONS}" COMPILE_DEFINITIONS SP_KERNEL_VARIANT=${variant})
   endforeach()
 endfunction()
