@@ -195,8 +195,8 @@ static int draw(const sp_plan_report *r, const char *path)
     fprintf(gnuplot,
             "set logscale x 2\nset xlabel 'virtual tokens'\nset ylabel '%s'\nset key %s right\n"
             "set grid\nset xrange [0.8:%g]\n$data << END\n",
-            by_accuracy ? "accuracy on rows held out, %" : "loss on rows held out, nats", by_accuracy ? "bottom" : "top",
-            1.25 * (double)r->lengths[r->n_lengths - 1].num_virtual_tokens);
+            by_accuracy ? "accuracy on the rows that judge, %" : "loss on the rows that judge, nats",
+            by_accuracy ? "bottom" : "top", 1.25 * (double)r->lengths[r->n_lengths - 1].num_virtual_tokens);
     for (size_t i = 0; i < r->n_lengths; i++) {
         const sp_plan_length *l = &r->lengths[i];
         const sp_plan_figure *f = by_accuracy ? &l->accuracy : &l->loss;
