@@ -5,7 +5,7 @@
 
 What needs a model runs where SOFTPROMPT_TEST_MODEL names a GGUF file with a chat template, or the demo's model lies in
 $SOFTPROMPT_CACHE/models (two processors take about two minutes); elsewhere it is skipped with a message.
-Standard library only.
+With SOFTPROMPT_TEST_PART=1/2 and 2/2 two processes share the tests. Standard library only.
 """
 import contextlib
 import fcntl
@@ -1325,6 +1325,18 @@ class OnATerminal(WithModel):
         terminal.wait_for(r"\[#*\.*\]  step \d+/\d+  loss ")
         terminal.wait_for(r"next: softprompt")
         self.assertEqual(terminal.exit_code(), 0)
+
+
+def each_test(suite):
+    for test in suite:
+        yield from each_test(test) if isinstance(test, unittest.TestSuite) else (test,)
+
+
+def load_tests(loader, tests, pattern):
+    """All of them, or of n parts the i-th: neighbours, which mostly take as long, go to different parts."""
+    del loader, pattern
+    part, n_parts = map(int, os.environ.get("SOFTPROMPT_TEST_PART", "1/1").split("/"))
+    return unittest.TestSuite(test for i, test in enumerate(each_test(tests)) if i % n_parts == part - 1)
 
 
 if __name__ == "__main__":
