@@ -1,5 +1,5 @@
 """planning.py: does softprompt plan recommend well? Four tasks: movie reviews; naming the colour in a sentence, which a single
-vector can ask for; and pairs to be learnt by heart, some, which take several vectors, and many, which take dozens.
+vector can ask for; and pairs to be learnt by heart, 64 of them, which take several vectors, and 128, which take more.
 
 For each task: `plan` on the training rows, then a whole training at each length of LENGTHS, one seed, all with the same steps, rows a
 step and everything else at train's defaults, judged by rows that neither saw (the pairs: by themselves, and plan's pilots of the same
