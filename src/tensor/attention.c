@@ -30,15 +30,10 @@ enum {
     BACKWARD_PARTS = 8,     /* neighbouring tiles that add into one array of gradients of keys and values */
 };
 
-static size_t round_up(size_t n, size_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
-
 /* An odd number of cache lines: rows a power of two apart would fall into few sets of the cache. */
 static size_t odd_lines(size_t n_floats)
 {
-    return round_up(n_floats, VECTOR) | VECTOR;
+    return sp_round_up(n_floats, VECTOR) | VECTOR;
 }
 
 /* ---- one tile, one group of heads ---- */
@@ -56,7 +51,7 @@ static tile_view view_tile(const sp_attention_plan *plan, size_t tile, size_t gr
 {
     size_t heads = shape->n_head / shape->n_head_kv, m = plan->tiles[tile].n_queries * heads;
     size_t block_keys = sp_smaller(sp_larger(BLOCK_FLOATS / shape->d_head, MIN_BLOCK_KEYS), MAX_BLOCK_KEYS);
-    block_keys = round_up(sp_smaller(sp_larger(block_keys, FEW_SCORES / m), plan->tiles[tile].n_keys), VECTOR);
+    block_keys = sp_round_up(sp_smaller(sp_larger(block_keys, FEW_SCORES / m), plan->tiles[tile].n_keys), VECTOR);
     return (tile_view){.plan = plan,
                        .tile = &plan->tiles[tile],
                        .group = group,
@@ -126,7 +121,7 @@ static bool next_piece(key_piece *piece, const tile_view *view, key_block block)
     size_t key = block.first + piece->offset, seen_by_all = visible_keys(view, 0);
     piece->n = sp_smaller(find_tree_row(&piece->row, view->tile, key), block.n - piece->offset);
     /* Whole vectors are worth more than the few keys that not all queries see. */
-    size_t limit = key < seen_by_all ? round_up(seen_by_all - block.first, VECTOR) - piece->offset : (size_t)DIAGONAL_KEYS;
+    size_t limit = key < seen_by_all ? sp_round_up(seen_by_all - block.first, VECTOR) - piece->offset : (size_t)DIAGONAL_KEYS;
     piece->n = sp_smaller(piece->n, limit);
     piece->first_row = first_row_seeing(view, key);
     return true;
@@ -139,7 +134,7 @@ static void times_columns(float *out, const float *rows, const float *xt, size_t
     size_t d = view->d, pitch = view->pitch, lanes = view->kernels->lanes;
     for (key_piece p = {0}; next_piece(&p, view, block);)
         view->kernels->gemm(out + p.first_row * pitch + p.offset, pitch, rows + p.first_row * d, d, 1, xt + p.row, ld,
-                            view->m - p.first_row, round_up(p.n, lanes), d, false);
+                            view->m - p.first_row, sp_round_up(p.n, lanes), d, false);
 }
 
 /* out (m, d) += weights (m, pitch) x, over the block's keys. */
