@@ -240,16 +240,26 @@ def smollm2_logits(reference, model):
     return good & report("share of positions with another top-1", 1 - agree, 1e-3)
 
 
+def gradient_in_f64(model, prompt, examples):
+    with mock.patch.object(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim)):
+        return torch_gradient(model, prompt, examples, torch.float64)[1]
+
+
 def smollm2_gradients(reference, model, sizes=(1, 32, 100)):
+    """Against transformers in f64. Some prompts are conditioned badly (that of 100 tokens here: ten times the error of three others
+    drawn like it, on either side), so the limit is 1e-4 or four times transformers' own error in f32, whichever is more."""
     rng, tokens, good = np.random.default_rng(3), news_tokens(400), True
-    embeddings = reference.get_input_embeddings().weight.numpy()
+    embeddings, exact = reference.get_input_embeddings().weight.numpy(), in_f64(hf_model.load(hf_model.SMOLLM2))
     examples = [(tokens[20 * i:20 * i + 8 + 3 * (i % 5)], 1 + i % 3) for i in range(6)]
     for n in sizes:
         prompt = embeddings[rng.integers(0, len(embeddings), n)]
         loss, gradient = model.loss(softprompt.Prompt(prompt), examples)
         their_loss, their_gradient = torch_gradient(reference, prompt, examples)
+        exact_gradient = gradient_in_f64(exact, prompt, examples)
+        theirs = relative_error(their_gradient, exact_gradient)
         good &= report(f"P = {n}: loss", abs(loss - their_loss) / their_loss, 1e-5)
-        good &= report(f"P = {n}: gradient", relative_error(gradient, their_gradient), GRADIENT_TOLERANCE)
+        good &= report(f"P = {n}: gradient, from that in f64 (transformers' in f32: {theirs:.2e})",
+                       relative_error(gradient, exact_gradient), max(GRADIENT_TOLERANCE, 4 * theirs))
         if n == 32:
             good &= check_packing(model, softprompt.Prompt(prompt), examples, loss, gradient)
     return good
