@@ -41,6 +41,7 @@ def parse(arguments):
                         help="GGUF files for inference and choosing (default: those in the cache)")
     parser.add_argument("--only", action="append", metavar="METHOD",
                         help="of choosing and max-logit: this method; of planning: this task; may be given again")
+    parser.add_argument("--steps", type=int, metavar="N", help="of max-logit: a training's (default: 180), evaluated nine times")
     parser.add_argument("--data", action="append", choices=list(cells.TEMPLATES), dest="tasks", help="of choosing: on this data")
     parser.add_argument("--times", choices=("once", "again", "never"), default="once",
                         help="of choosing: measure times that are not kept yet (default), all of them again, or none")
@@ -52,6 +53,8 @@ def parse(arguments):
     options.threads = options.threads or len(os.sched_getaffinity(0))
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads are at least 1")
+    if options.steps is not None and options.steps < max_logit.N_EVALUATIONS:
+        parser.error(f"--steps is at least {max_logit.N_EVALUATIONS}")
     return options
 
 

@@ -3,8 +3,8 @@
 
 R = 1.4 ln n is there because a bound by Cauchy and Schwarz is not reached: scores that occur stay within ln n behind it, too.
 
-Everything else is the method's default and the budget of choosing.py (cells.Budget); the adapter is the best of the evaluations on
-validation rows. Each training is kept in a folder of its own, and one that was interrupted goes on.
+Everything else is the method's default and the budget of choosing.py (cells.Budget, or its with --steps); the adapter is the best of
+the evaluations on validation rows. Each training is kept in a folder of its own, and one that was interrupted goes on.
 
 A row: key_rank and max_logit (null: free), accuracy on the test split, the mean of `accuracies` by seed, points: how much less than
 free keys, in percent; bound, score, entries: the largest of the seeds on validation rows, as docs/bounded-keys.md has them;
@@ -20,7 +20,7 @@ import cells
 import choosing
 import common
 
-N_VIRTUAL, D_HEAD, SEEDS = 32, 64, (1, 2, 3)
+N_VIRTUAL, D_HEAD, SEEDS, N_EVALUATIONS = 32, 64, (1, 2, 3), 9
 CRITERION = round(math.log(N_VIRTUAL), 4)  # of the scores; of the entries a rank's share of it
 
 COLUMNS = (("key_rank", "rank"), ("max_logit", "R"), ("accuracy", "accuracy"), ("points", "points lost"), ("bound", "bound"),
@@ -78,12 +78,17 @@ def add_points(rows):
         row["points"] = 100 * (rows[0]["accuracy"] - row["accuracy"])
 
 
+def make_budget(options):
+    budget = cells.QUICK if options.quick else cells.Budget()
+    return dataclasses.replace(budget, steps=options.steps, eval_every=options.steps // N_EVALUATIONS) if options.steps else budget
+
+
 def measure(options, work):
     names = [method.name for method in list_prefixes(options.quick)]
     for name in options.only or []:
         if name not in names:
             raise common.Error(f"{name}: no such prefix; --only takes {', '.join(names)}")
-    budget, seeds = (cells.QUICK, SEEDS[:1]) if options.quick else (cells.Budget(), SEEDS)
+    budget, seeds = make_budget(options), SEEDS[:1] if options.quick else SEEDS
     rows = []
     for method in list_prefixes(options.quick):
         if method.name not in (options.only or [method.name]):

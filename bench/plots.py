@@ -165,6 +165,8 @@ plot {", ".join(lines)}
 def max_logit(rows):
     """Accuracy against R: a line a rank through the means, a point a seed, and free keys as a level, their seeds at the right."""
     free, bounded = rows[0], [row for row in rows if row["max_logit"] is not None]
+    if free["max_logit"] is not None or not bounded:  # some were asked for alone: there is nothing to compare
+        return []
     lines = [f'{100 * free["accuracy"]} with lines linecolor rgb "#606060" dashtype 2 title "free keys"',
              '$seeds_free using 2:3 with points linecolor rgb "#606060" pointtype 6 pointsize 0.9 notitle']
     data = block("seeds_free", [("", 2 * max(row["max_logit"] for row in bounded), 100 * accuracy) for accuracy in free["accuracies"]])

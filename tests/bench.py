@@ -200,6 +200,13 @@ def test_max_logit():
     assert len({(row["key_rank"], row["max_logit"]) for row in rows}) == len(rows)
 
 
+def test_max_logit_budget():
+    longer = max_logit.make_budget(argparse.Namespace(quick=False, steps=360))
+    assert (longer.steps, longer.eval_every) == (360, 40) and longer.batch_size == cells.Budget().batch_size
+    assert max_logit.make_budget(argparse.Namespace(quick=False, steps=None)) == cells.Budget()
+    assert max_logit.make_budget(argparse.Namespace(quick=True, steps=None)) == cells.QUICK
+
+
 def planned(length):
     """What plan --json says, as far as the bench reads it."""
     lengths = [{"num_virtual_tokens": n, "pilots": 2 if n <= 16 else 0, "accuracy": 1 - 1 / n if n <= 16 else None,
@@ -279,6 +286,7 @@ def test_plots(directory):
     svg = (directory / "planning.svg").read_text(encoding="utf-8")
     assert svg.count(">pairs: recommended 64<") == 1 and svg.count(">reviews: recommended 8<") == 1
     assert plots.draw("choosing", curves[3:], str(directory)) == []  # nothing that can be drawn
+    assert plots.draw("max-logit", bounds[:1], str(directory)) == plots.draw("max-logit", bounds[1:], str(directory)) == []
     assert plots.draw("startup", sizes, str(directory)) == [] and plots.draw("training", [], str(directory)) == []
     assert not list(directory.glob("*.tmp.*"))
 
