@@ -39,6 +39,7 @@ def find_model():
 
 
 MODEL = find_model()
+IS_SHALLOW = bool(MODEL) and Path(MODEL).name.startswith("shallow-")  # by shallow_model.py: it knows nothing that a prompt could use
 needs_model = unittest.skipUnless(MODEL, "no model: set SOFTPROMPT_TEST_MODEL to a GGUF file to run this")
 
 COMMANDS = ("train", "eval", "run", "audit", "compile", "info", "plan")
@@ -293,6 +294,9 @@ class Help(Case):
         self.assertRegex(self.check(softprompt("--version"), 0).stdout, r"\Asoftprompt \d+\.\d+\.\d+\n\Z")
 
 
+BEGUN_SOON = 8 * "no " + 3 * "The ship sank in the harbour before anybody had noticed that it was there. "  # and never said to its end
+
+
 class Lab(Case):
     def universality(self, *arguments):
         return softprompt("lab", "universality", "-q", *arguments)
@@ -345,7 +349,7 @@ class Lab(Case):
     def test_cram(self):
         with tempfile.TemporaryDirectory() as work:
             texts, adapters = Path(work, "texts.csv"), Path(work, "crammed")
-            texts.write_text("text\nThe ship sank in the harbour before anybody had noticed that it was there.\nShort.\n")
+            texts.write_text(f"text\n{BEGUN_SOON}\nShort.\n")
             there = {"cwd": work, "env": {**os.environ, "SOFTPROMPT_CACHE": work}}
             command = ("lab", "capacity", "-q", "-m", MODEL, "--samples", 1, "--steps", 60)
             self.assert_message(softprompt(*command, **there), 1, "news.jsonl")
@@ -368,7 +372,7 @@ class Lab(Case):
     def interrupt_cram(self, work, least_step, *flags):
         """SIGINT to a search once it has told of step `least_step`: its exit code, its standard output and error."""
         texts = Path(work, "texts.csv")
-        texts.write_text("text\n" + 4 * "The ship sank in the harbour before anybody had noticed that it was there. " + "\n")
+        texts.write_text(f"text\n{BEGUN_SOON}\n")
         line = [PROGRAM, "lab", "capacity", "cram", "-m", MODEL, "--samples", "1", "--steps", "1000000", "--text", texts, "--json", *flags]
         process = subprocess.Popen([*map(str, line)], cwd=work, env={**os.environ, "SOFTPROMPT_CACHE": str(work)}, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
@@ -975,6 +979,8 @@ class Compile(WithModel):
                         size=("--num-virtual-tokens", 12))
         assert trained.returncode == 0, trained.stderr
         cls.told = softprompt("compile", "-m", MODEL, "-p", cls.prefix, "-o", cls.compiled, "--epsilon", 1e-5, "--json", "-q")
+        model = json.loads(softprompt("info", "--json", MODEL).stdout)
+        cls.n_heads = model["n_layer"] * model["n_head_kv"]
 
     def evaluate(self, prompt):
         return json.loads(self.check(softprompt("eval", "-m", MODEL, "-p", prompt, "-d", self.data, "--json", "-q"), 0).stdout)
@@ -982,7 +988,7 @@ class Compile(WithModel):
     def test_json(self):
         told = json.loads(self.check(self.told, 0).stdout)
         self.assertEqual(list(told), self.KEYS)
-        self.assertEqual((told["num_virtual_tokens"], told["text_position"], told["heads"], told["rank"]), (12, 16, 90, 2))
+        self.assertEqual((told["num_virtual_tokens"], told["text_position"], told["heads"], told["rank"]), (12, 16, self.n_heads, 2))
         self.assertGreaterEqual(told["range"], 1.1)
         self.assertLessEqual(told["epsilon"], 1.01e-5)
 
@@ -998,8 +1004,8 @@ class Compile(WithModel):
     def test_table_and_warnings(self):
         narrow = self.work / "narrow"
         result = self.check(softprompt("compile", "-m", MODEL, "-p", self.prefix, "-o", narrow, "--max-logit", 0.01), 0)
-        self.assertRegex(result.stdout, r"(?m)^heads +90, keys of rank 2$")
-        self.assertRegex(result.stderr, r"(?m)^head 90/90")
+        self.assertRegex(result.stdout, rf"(?m)^heads +{self.n_heads}, keys of rank 2$")
+        self.assertRegex(result.stderr, rf"(?m)^head {self.n_heads}/{self.n_heads}")
         result = softprompt("eval", "-m", MODEL, "-p", narrow, "-d", self.data)
         self.assertIn("larger --max-logit", self.check(result, 0).stderr)
         self.assertRegex(result.stdout, r"(?m)^compiled .*beyond the range$")
@@ -1098,7 +1104,7 @@ class SeveralTasks(WithModel):
         self.assertEqual(json.loads(self.check(result, 0).stdout)["steps"], 24)
         found = json.loads(self.check(softprompt("eval", "-m", MODEL, "-p", directory, "-d", data, "--json"), 0).stdout)
         self.assertEqual([task["n"] for task in found["tasks"]], [len(rows)] * 2)
-        for task in found["tasks"]:
+        for task in found["tasks"] if not IS_SHALLOW else ():
             self.assertGreater(task["accuracy"], 0.7)
         self.assertAlmostEqual(sum(task["accuracy"] for task in found["tasks"]) / 2, found["accuracy"])
         self.assertAlmostEqual(sum(task["loss"] for task in found["tasks"]) / 2, found["loss"])
