@@ -74,8 +74,8 @@ static inline double sp_fast_most_off(const sp_fast *fast)
 #define SP_KEY_COST 1.3
 #define SP_QUERY_COST 1.0
 #define SP_PARENT_COST 5.0
-#define SP_BLOCK_COST 7.5   /* of a number of the moments, a lane, at each block's end */
-#define SP_LEAST_HYBRID 4e7 /* half a millisecond; with less, planning would show */
+#define SP_BLOCK_COST 7.5     /* of a number of the moments, a lane, at each block's end */
+#define SP_LEAST_HYBRID 8.2e7 /* a millisecond; with less, planning would show */
 #define SP_WORTHWHILE (1 / 1.1)
 #define SP_SMALL_WORTHWHILE 0.75 /* of sums that take less than that, whose costs are less certain */
 
