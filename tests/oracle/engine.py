@@ -125,8 +125,13 @@ def in_f64(model):
     return model
 
 
+def softmax_in_f64():
+    """While it lasts, softmax keeps its input's type also where transformers asks it for f32."""
+    return mock.patch.object(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim))
+
+
 def check_finite_differences(path, prompt, examples, gradient):
-    """The gradient along random directions against central differences of transformers in f64 (also where it asks softmax for f32)."""
+    """The gradient along random directions against central differences of transformers in f64."""
     model = in_f64(hf_model.load(path))
     rng, worst = np.random.default_rng(5), 0.0
     for _ in range(4):
@@ -134,7 +139,7 @@ def check_finite_differences(path, prompt, examples, gradient):
         direction /= np.linalg.norm(direction)
         step, sides = 1e-5, []
         for sign in (1, -1):
-            with torch.no_grad(), mock.patch.object(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim)):
+            with torch.no_grad(), softmax_in_f64():
                 sides.append(torch_loss(model, torch.tensor(prompt.astype(np.float64) + sign * step * direction), examples).item())
         numeric, ours = (sides[0] - sides[1]) / (2 * step), float((gradient * direction).sum())
         worst = max(worst, abs(numeric - ours) / np.linalg.norm(gradient))
@@ -241,7 +246,7 @@ def smollm2_logits(reference, model):
 
 
 def gradient_in_f64(model, prompt, examples):
-    with mock.patch.object(torch.nn.functional, "softmax", lambda x, dim, dtype=None: x.softmax(dim)):
+    with softmax_in_f64():
         return torch_gradient(model, prompt, examples, torch.float64)[1]
 
 
